@@ -40,4 +40,14 @@ pub trait Refusal: std::error::Error {
     fn retry_is_safe(&self) -> bool {
         false
     }
+
+    /// Whether it is not worth a log line: a peer that left without a word.
+    fn is_quiet(&self) -> bool {
+        false
+    }
+
+    /// How long the peer should wait before it asks again, where that is known.
+    fn retry_after(&self) -> Option<std::time::Duration> {
+        None
+    }
 }

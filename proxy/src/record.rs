@@ -159,6 +159,26 @@ pub struct Record {
     pub outcome: Outcome,
 }
 
+impl Record {
+    /// The record of a connection that has just begun.
+    pub fn connection(peer: Arc<Peer>, started: SystemTime) -> Self {
+        Self {
+            started,
+            duration: Duration::ZERO,
+            peer,
+            protocol: None,
+            target: None,
+            endpoint: None,
+            rule: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            stages: [Duration::ZERO; 8],
+            request: None,
+            outcome: Outcome::Abandoned,
+        }
+    }
+}
+
 /// What happens besides the closing of records.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Event<'a> {

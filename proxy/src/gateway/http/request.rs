@@ -1,0 +1,262 @@
+//! One request, top to bottom: **authorise → route → balance → connect → relay**, as for a connection, under hyper.
+//!
+//! **In** a request and its session. **Out** a response: the endpoint's, the probe's, or a refusal. Its record closes
+//! with the last byte of the response. A request is sent again only when it is certain that no endpoint processed it,
+//! while its body is still unread, and within the budget (RFC 9110 §9.2.2, RFC 9113 §8.7).
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use http::header::{EXPECT, HOST, HeaderValue};
+use http::request::Parts;
+use http::uri::{PathAndQuery, Scheme};
+use http::{Request, Response, Uri, Version};
+use hyper::body::Incoming;
+
+use super::ask::{Ask, Leaves};
+use super::body::{Body, Gate, RequestBody};
+use super::exchange::Exchange;
+use super::session::HttpSession;
+use super::{headers, upgrade};
+use crate::balance::{Failure, Pick};
+use crate::connect::Streamed;
+use crate::endpoint::Speaks;
+use crate::fault::Fault;
+use crate::gateway::refuse::{self, Refused};
+use crate::gateway::{Routed, log_refusal};
+use crate::record::{Event, Stage};
+use crate::wire::forwarded;
+
+/// Answers one request. A panic on the way is this request's alone.
+pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
+    let observer = Rc::clone(&session.gateway.observer);
+    match AssertUnwindSafe(answered(session, request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            observer.event(Event::Panicked);
+            refuse::response(&Refused::ours("relay.panic"), false)
+        }
+    }
+}
+
+async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    let mut exchange = Box::new(Exchange::begin(&session, &parts));
+    let grpc = parts.version == Version::HTTP_2
+        && parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+    if let Some(response) = probe(&session, &parts) {
+        exchange.request().status = Some(response.status().as_u16());
+        return response.map(|body| Body::bytes(body).recording(exchange));
+    }
+    let asked = Ask::read(&mut parts, &session.naming, session.gateway.route.default_port);
+    let answered = match asked {
+        Ok(ask) => {
+            exchange.record.target = Some(ask.target.clone());
+            proceed(&session, ask, parts, body, &mut exchange).await
+        }
+        Err(error) => Err(Refused::from(error)),
+    };
+    match answered {
+        Ok(response) => {
+            exchange.request().status = Some(response.status().as_u16());
+            exchange.note_grpc_status(response.headers().get("grpc-status"));
+            response.map(|body| body.recording(exchange))
+        }
+        Err(refused) => {
+            log_refusal(&session.peer, exchange.record.target.as_ref(), &refused);
+            exchange.refused(&refused, grpc);
+            refuse::response(&refused, grpc)
+        }
+    }
+}
+
+/// The probe, asked for on the gateway port by its own authority: for sites that can expose one port only.
+fn probe(session: &HttpSession, parts: &Parts) -> Option<Response<bytes::Bytes>> {
+    let wanted = session.gateway.probe_authority.as_ref()?;
+    let host = parts.uri.host().or_else(|| {
+        let host = parts.headers.get(HOST)?.to_str().ok()?;
+        Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
+    })?;
+    host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(wanted.as_str()).then(|| session.gateway.probe.answer(parts))
+}
+
+async fn proceed(
+    session: &Rc<HttpSession>,
+    ask: Ask,
+    mut parts: Parts,
+    body: Incoming,
+    exchange: &mut Box<Exchange>,
+) -> Result<Response<Body>, Refused> {
+    let gateway = &session.gateway;
+    exchange.passed(Stage::Detect);
+
+    let admitted = gateway.admit_request(session, &ask, &parts, exchange);
+    exchange.passed(Stage::Authorise);
+
+    let own = gateway.credentials.load().identity().clone();
+    let says_us = forwarded::names_us(&parts.headers, own.as_str());
+    crate::route::loops(&own, &session.client, says_us)?;
+    let routed = gateway.route(admitted?).await;
+    exchange.passed(Stage::Route);
+    let routed = routed?;
+
+    headers::identify(&mut parts.headers, &own, &session.client, &ask.target);
+    if ask.leaves.is_some() {
+        return upgrade::proceed(session, ask, routed, parts, body, exchange).await;
+    }
+    headers::strip_hop_by_hop(&mut parts.headers);
+
+    let gate = expects_continue(&mut parts);
+    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone());
+    let response = deliver(session, &ask, &routed, parts, body, gate, exchange).await?;
+    Ok(to_client(response, &ask))
+}
+
+/// Balance, connect and send, again while that is safe and within the budget.
+async fn deliver(
+    session: &Rc<HttpSession>,
+    ask: &Ask,
+    routed: &Routed,
+    parts: Parts,
+    body: RequestBody,
+    gate: Option<Arc<Gate>>,
+    exchange: &mut Box<Exchange>,
+) -> Result<Response<Streamed>, Refused> {
+    let gateway = &session.gateway;
+    gateway.retries.request();
+    let mut avoid = Vec::new();
+    loop {
+        let pick = routed.pick(&avoid).await;
+        exchange.passed(Stage::Balance);
+        let mut pick = pick?;
+        exchange.record.endpoint = Some(pick.endpoint.addr);
+        let version = upstream_version(ask, &pick)?;
+        let request = outgoing(&parts, ask, version, body.clone(), gate.as_ref());
+        let sent = gateway.send(&pick.endpoint, request, version).await;
+        exchange.passed(Stage::Connect);
+        let refused = match sent {
+            Ok(response) => {
+                if let Some(gate) = &gate {
+                    gate.open();
+                }
+                pick.guard.first_byte();
+                if response.status().is_server_error() {
+                    pick.guard.failed(Failure::Status5xx);
+                } else {
+                    pick.guard.succeeded();
+                }
+                return Ok(response.map(|body| body.holding(pick.guard)));
+            }
+            Err(refused) => refused,
+        };
+        if body.failed() {
+            return Err(Refused::client("relay.request_malformed", "the client's body broke off"));
+        }
+        pick.guard.failed(failure_of(&refused));
+        let tried = exchange.request().retries;
+        let again = refused.retry_is_safe && body.untouched() && tried < gateway.http.max_retries;
+        if !again || !gateway.retries.take() {
+            return Err(refused);
+        }
+        gateway.observer.event(Event::Retried);
+        exchange.request().retries = tried + 1;
+        avoid.push(pick.endpoint.addr);
+    }
+}
+
+fn failure_of(refused: &Refused) -> Failure {
+    match refused.code {
+        "connect.reset" | "connect.closed" => Failure::Reset,
+        "relay.request_timeout" => Failure::Timeout,
+        _ => Failure::Connect,
+    }
+}
+
+/// HTTP/2 requests go on as HTTP/2 and HTTP/1 requests as HTTP/1, unless the endpoint says what it speaks.
+fn upstream_version(ask: &Ask, pick: &Pick) -> Result<Version, Refused> {
+    match pick.endpoint.speaks {
+        Speaks::AsClient if ask.version == Version::HTTP_2 => Ok(Version::HTTP_2),
+        Speaks::AsClient | Speaks::Http1 => Ok(Version::HTTP_11),
+        Speaks::Http2 => Ok(Version::HTTP_2),
+        Speaks::Opaque => Err(Refused::new(Stage::Relay, Fault::Client, "relay.opaque_service", "an opaque service was asked for by HTTP")),
+    }
+}
+
+/// A request for the endpoint: the form of the target and `host` follow the version spoken there.
+pub(super) fn outgoing(
+    parts: &Parts,
+    ask: &Ask,
+    version: Version,
+    body: RequestBody,
+    gate: Option<&Arc<Gate>>,
+) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.version_mut() = version;
+    *request.headers_mut() = parts.headers.clone();
+    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let came_as_h2 = ask.version == Version::HTTP_2;
+    if version == Version::HTTP_2 {
+        // `:authority` stays what an HTTP/2 client wrote; an HTTP/1 one gets what its `host` would have become.
+        let kept = parts.uri.authority().filter(|_| came_as_h2).cloned();
+        let authority = kept.unwrap_or_else(|| authority_of(&headers::host_of(&ask.target)));
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(parts.uri.scheme().cloned().unwrap_or(Scheme::HTTP));
+        uri.authority = Some(authority);
+        uri.path_and_query = Some(path);
+        *request.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path make a valid URI");
+        request.headers_mut().remove(HOST);
+    } else {
+        *request.uri_mut() = Uri::from(path);
+        request.headers_mut().insert(HOST, headers::host_of(&ask.target));
+    }
+    if let Some(gate) = gate {
+        if version == Version::HTTP_2 {
+            gate.open(); // over HTTP/2 flow control does what 100 Continue is for
+        } else {
+            request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+            let gate = Arc::clone(gate);
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == http::StatusCode::CONTINUE {
+                    gate.open();
+                }
+            });
+        }
+    }
+    request
+}
+
+fn authority_of(host: &HeaderValue) -> http::uri::Authority {
+    http::uri::Authority::try_from(host.as_bytes()).expect("a validated name is a valid authority")
+}
+
+/// Takes `expect: 100-continue` off and gives the gate that holds the body back in its stead.
+fn expects_continue(parts: &mut Parts) -> Option<Arc<Gate>> {
+    let expects = parts.headers.get(EXPECT)?.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    parts.headers.remove(EXPECT);
+    expects.then(Arc::<Gate>::default)
+}
+
+/// The endpoint's response, fit for the client.
+fn to_client(response: Response<Streamed>, ask: &Ask) -> Response<Body> {
+    let mut response = response.map(Body::upstream);
+    headers::clean_response(response.headers_mut());
+    if let Some(mark) = &ask.orig_proto {
+        response.headers_mut().insert(headers::L5D_ORIG_PROTO, mark.clone());
+    }
+    // hyper writes the version of the client's connection; the endpoint's must not leak into it.
+    *response.version_mut() = Version::default();
+    response.extensions_mut().clear();
+    response
+}
+
+/// Whether a request that leaves HTTP may do so over HTTP/1 towards the endpoint.
+pub(super) fn leaves_name(leaves: &Leaves) -> &'static str {
+    match leaves {
+        Leaves::Connect => "CONNECT",
+        Leaves::Extended(_) => "extended CONNECT",
+        Leaves::Upgrade(_) => "upgrade",
+    }
+}

@@ -1,0 +1,119 @@
+//! One HTTP session: what its requests share, and the clock that watches it.
+//!
+//! A session ends by itself when it is idle or its head dawdles, and politely when the process drains or its age is
+//! reached: HTTP/2 by GOAWAY in two steps (RFC 9113 §6.8), HTTP/1 by `connection: close` after the current exchange.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::guarded::SharedGuard;
+use crate::detect::Naming;
+use crate::gateway::Gateway;
+use crate::identity::Identity;
+use crate::record::Peer;
+
+/// What the requests of one session share.
+#[derive(Debug)]
+pub(crate) struct HttpSession {
+    pub(crate) gateway: Rc<Gateway>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) client: Identity,
+    pub(crate) naming: Naming,
+    /// Present on HTTP/1.
+    pub(super) guard: Option<SharedGuard>,
+    active: Cell<u32>,
+    served: Cell<u64>,
+    opened: Instant,
+    idle_since: Cell<Instant>,
+    head_since: Cell<Option<Instant>>,
+    malformed: Cell<bool>,
+}
+
+/// What the session's clock says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Tick {
+    /// Nothing is due.
+    Fine,
+    /// It has lived long enough: no new requests, the current ones finish.
+    Retire,
+    /// A request's head takes too long.
+    SlowHead,
+    /// Nothing has happened for too long.
+    Idle,
+}
+
+impl HttpSession {
+    pub(super) fn new(
+        gateway: Rc<Gateway>,
+        peer: Arc<Peer>,
+        client: Identity,
+        naming: Naming,
+        guard: Option<SharedGuard>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            gateway,
+            peer,
+            client,
+            naming,
+            guard,
+            active: Cell::new(0),
+            served: Cell::new(0),
+            opened: now,
+            idle_since: Cell::new(now),
+            head_since: Cell::new(None),
+            malformed: Cell::new(false),
+        }
+    }
+
+    pub(super) fn request_started(&self) {
+        self.active.set(self.active.get() + 1);
+        self.head_since.set(None);
+    }
+
+    pub(super) fn request_ended(&self) {
+        self.active.set(self.active.get().saturating_sub(1));
+        self.served.set(self.served.get() + 1);
+        self.idle_since.set(Instant::now());
+    }
+
+    /// Told by the guard after each read whether it is in the middle of a request's head.
+    pub(super) fn note_head(&self, in_head: bool) {
+        match (in_head, self.head_since.get()) {
+            (true, None) => self.head_since.set(Some(Instant::now())),
+            (false, Some(_)) => self.head_since.set(None),
+            _ => {}
+        }
+    }
+
+    pub(super) fn note_malformed(&self) {
+        self.malformed.set(true);
+    }
+
+    pub(super) fn was_malformed(&self) -> bool {
+        self.malformed.get()
+    }
+
+    pub(super) fn served(&self) -> u64 {
+        self.served.get()
+    }
+
+    pub(super) fn tick(&self, now: Instant) -> Tick {
+        let settings = &self.gateway.http;
+        let over = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
+        if self.head_since.get().is_some_and(|since| over(since, settings.header_timeout)) {
+            return Tick::SlowHead;
+        }
+        if self.active.get() == 0 && over(self.idle_since.get(), settings.idle_timeout) {
+            return Tick::Idle;
+        }
+        if settings.max_age.is_some_and(|age| over(self.opened, age)) {
+            return Tick::Retire;
+        }
+        Tick::Fine
+    }
+}

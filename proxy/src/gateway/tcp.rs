@@ -1,0 +1,164 @@
+//! The opaque branch: **authorise → route → balance → connect → relay** for a connection of bytes.
+//!
+//! **In** a session that is not HTTP and names a target. **Out** the bytes it moved, in its record. **Refuses** by closing
+//! the connection, as nothing else is understood there. A failed connect is tried at another endpoint, since no byte of
+//! the session has been sent yet.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::dial::{Dialer, Upstream};
+use super::refuse::Refused;
+use super::{Gateway, Routed};
+use crate::addr::Target;
+use crate::authorise::Standing;
+use crate::balance::{Failure, Guard};
+use crate::connect::Dial;
+use crate::detect::Session;
+use crate::drain::{Alive, Phase};
+use crate::fault::Fault;
+use crate::identity::Identity;
+use crate::record::{Event, Outcome, Peer, Protocol, Record, Stage};
+use crate::relay;
+
+/// Serves one opaque session to its end.
+pub(super) async fn serve<S>(
+    gateway: &Rc<Gateway>,
+    session: Session<S>,
+    target: Target,
+    client: &Identity,
+    record: &mut Record,
+) -> Result<(), Refused>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut mark = Instant::now();
+    let mut passed = |record: &mut Record, stage: Stage| {
+        let now = Instant::now();
+        record.stages[stage as usize] = now - mark;
+        mark = now;
+    };
+    record.target = Some(target.clone());
+    let (admitted, standing) = gateway.admit_connection(&record.peer, client, target)?;
+    record.rule = standing.rule();
+    passed(record, Stage::Authorise);
+    crate::route::loops(gateway.credentials.load().identity(), client, false)?;
+    let routed = gateway.route(admitted).await?;
+    passed(record, Stage::Route);
+    let (upstream, guard, endpoint) = open(gateway, &routed).await?;
+    record.endpoint = Some(endpoint);
+    passed(record, Stage::Connect);
+    let line = Line { gateway: Rc::clone(gateway), record: None, standing, _alive: gateway.drain.alive() };
+    let ended = line.pump(session.stream, upstream).await;
+    passed(record, Stage::Relay);
+    record.bytes_received = ended.received;
+    record.bytes_sent = ended.sent;
+    drop(guard);
+    record.outcome = ended.outcome;
+    Ok(())
+}
+
+/// Balance and connect, at another endpoint while connecting fails.
+pub(super) async fn open(gateway: &Rc<Gateway>, routed: &Routed) -> Result<(Upstream, Guard, SocketAddr), Refused> {
+    let mut avoid = Vec::new();
+    loop {
+        let pick = routed.pick(&avoid).await?;
+        let started = Instant::now();
+        let dialed = gateway.dialer.dial(&pick.endpoint, Protocol::Opaque).await;
+        gateway.connected(dialed.as_ref().err(), started.elapsed());
+        match dialed {
+            Ok(stream) => {
+                pick.guard.first_byte();
+                pick.guard.succeeded();
+                return Ok((stream, pick.guard, pick.endpoint.addr));
+            }
+            Err(error) => {
+                pick.guard.failed(Failure::Connect);
+                avoid.push(pick.endpoint.addr);
+                if avoid.len() > gateway.http.max_retries as usize {
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+}
+
+/// Bytes both ways until either side, a clock, the policy or the drain ends it.
+pub(super) struct Line {
+    gateway: Rc<Gateway>,
+    /// Set where the line outlives its request and so keeps a record of its own.
+    record: Option<Box<Record>>,
+    standing: Standing,
+    _alive: Alive,
+}
+
+/// What a line moved and how it ended.
+pub(super) struct Moved {
+    received: u64,
+    sent: u64,
+    outcome: Outcome,
+}
+
+impl Line {
+    /// A line for an upgraded request: it is recorded as an opaque connection of its own.
+    pub(super) fn new(gateway: &Rc<Gateway>, peer: &Arc<Peer>, routed: &Routed, client: &Identity) -> Self {
+        let record = Record::connection(Arc::clone(peer), SystemTime::now());
+        let record = Record { protocol: Some(Protocol::Opaque), target: Some(routed.target().clone()), ..record };
+        let standing = gateway.standing(peer, client, routed.target());
+        Self { gateway: Rc::clone(gateway), record: Some(Box::new(record)), standing, _alive: gateway.drain.alive() }
+    }
+
+    /// Relays and closes the line's own record.
+    pub(super) async fn relay<A, B>(mut self, client: A, upstream: B)
+    where
+        A: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        let started = Instant::now();
+        let moved = self.pump(client, upstream).await;
+        if let Some(mut record) = self.record.take() {
+            record.duration = started.elapsed();
+            record.stages[Stage::Relay as usize] = record.duration;
+            record.bytes_received = moved.received;
+            record.bytes_sent = moved.sent;
+            record.outcome = moved.outcome;
+            self.gateway.observer.closed(&record);
+        }
+    }
+
+    async fn pump<A, B>(&self, client: A, upstream: B) -> Moved
+    where
+        A: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        let counters = relay::Counters::default();
+        let mut phases = self.gateway.drain.clone();
+        let outcome = tokio::select! {
+            biased;
+            ended = relay::pump(client, upstream, &self.gateway.relay, &counters) => match ended {
+                Ok(()) => Outcome::Served,
+                Err(error) => refusal(&Refused::from(error)),
+            },
+            () = phases.reached(Phase::Cut) => refusal(&Refused::new(Stage::Relay, Fault::Ours, "relay.drain_deadline", "the drain's deadline came")),
+            refused = self.standing.lost() => refusal(&Refused::from(refused)),
+        };
+        Moved { received: counters.received(), sent: counters.sent(), outcome }
+    }
+}
+
+fn refusal(refused: &Refused) -> Outcome {
+    Outcome::Refused { stage: refused.stage, fault: refused.fault, code: refused.code }
+}
+
+impl Gateway {
+    /// Counts an attempt to connect.
+    pub(super) fn connected(&self, error: Option<&<Dialer as Dial>::Error>, took: std::time::Duration) {
+        let result = error.map_or("ok", crate::fault::Refusal::code);
+        self.observer.event(Event::Connected { result, took });
+    }
+}
