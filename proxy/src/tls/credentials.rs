@@ -13,13 +13,13 @@ use rustls::client::Resumption;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivateKeyDer, TrustAnchor};
-use webpki::{CertRevocationList, OwnedCertRevocationList};
+use webpki::OwnedCertRevocationList;
 
 use super::inspect::{self, Block};
 use super::provider::{VERSIONS, provider};
-use super::verify::{ClientVerifier, Reason, ServerVerifier, Side, Trust};
+use super::verify::{ClientVerifier, Reason, RevocationList, Root, ServerVerifier, Side, Trust};
 use super::{ALPN_H2, ALPN_HTTP11, ALPN_TRANSPORT_HEADER, Chain, Der};
 use crate::addr::Name;
 use crate::identity::Identity;
@@ -95,9 +95,6 @@ pub enum Problem {
         "the first certificate, '{0}', is a CA's: the gateway's own certificate must come first, its issuers after it"
     )]
     CaFirst(String),
-    /// The CRL's signature is not its issuer's.
-    #[error("the CRL of '{0}' is not signed with the key of the CA of that name: fetch the CRL that this CA made")]
-    CrlSignature(String),
     /// The private key is encrypted.
     #[error("the private key is encrypted: store it decrypted (openssl pkey -in … -out …) and guard the file instead")]
     EncryptedKey,
@@ -211,9 +208,8 @@ impl Credentials {
         }
         let identity = leaf.identities.first().cloned().ok_or_else(|| at(&pem.chain, Problem::NoIdentity))?;
         let key = certified_key(pem, &chain)?;
-        let bundle = certificates(&pem.bundle)?;
-        let (anchors, roots) = roots(&pem.bundle, &bundle)?;
-        let (revoking, crls) = crls(&pem.crls, bundle.iter().chain(&chain))?;
+        let (anchors, roots) = roots(&pem.bundle)?;
+        let (revoking, crls) = crls(&pem.crls)?;
         let trust = Trust::new(anchors, revoking, settings.refuse_expired_crls, settings.refuse_unknown_revocation);
         let trust = Arc::new(trust);
         trust
@@ -347,19 +343,19 @@ fn certified_key(pem: &Pem, chain: &[Der]) -> Result<CertifiedKey, CredentialsEr
 }
 
 /// The roots, each key and name once. Old and new ones may stand side by side.
-fn roots(file: &File, bundle: &[Der]) -> Result<(Vec<TrustAnchor<'static>>, Vec<RootInfo>), CredentialsError> {
-    let mut anchors: Vec<TrustAnchor<'static>> = Vec::new();
+fn roots(file: &File) -> Result<(Vec<Root>, Vec<RootInfo>), CredentialsError> {
+    let mut roots: Vec<Root> = Vec::new();
     let mut infos = Vec::new();
-    for (index, der) in bundle.iter().enumerate() {
-        let info = inspect::certificate(der).map_err(|error| at(file, error.into()))?;
+    for (index, der) in certificates(file)?.into_iter().enumerate() {
+        let info = inspect::certificate(&der).map_err(|error| at(file, error.into()))?;
         if !info.is_ca {
             return Err(at(file, Problem::NotCa { place: index + 1, subject: whose(&info) }));
         }
-        let anchor = webpki::anchor_from_trusted_cert(der)
-            .map_err(|error| at(file, Problem::UnusableKey(error.to_string())))?
+        let anchor = webpki::anchor_from_trusted_cert(&der)
+            .map_err(|error| at(file, inspect::Unreadable::new(format!("'{}': {error}", info.subject)).into()))?
             .to_owned();
-        if !anchors.contains(&anchor) {
-            anchors.push(anchor);
+        if roots.iter().all(|root| root.anchor != anchor) {
+            roots.push(Root { der, anchor });
             infos.push(RootInfo {
                 subject: info.subject,
                 not_before: info.not_before,
@@ -369,27 +365,20 @@ fn roots(file: &File, bundle: &[Der]) -> Result<(Vec<TrustAnchor<'static>>, Vec<
             });
         }
     }
-    Ok((anchors, infos))
+    Ok((roots, infos))
 }
 
-/// The CRLs, the newest first. Those of a CA that is at hand must be signed by it.
-fn crls<'a>(
-    files: &[File],
-    known: impl Iterator<Item = &'a Der> + Clone,
-) -> Result<(Vec<CertRevocationList<'static>>, Vec<CrlInfo>), CredentialsError> {
+/// The CRLs, the newest first. One that no CA at hand has signed is taken all the same: the CA may be another cluster's,
+/// of which nobody here has a copy, and may have the very name of ours.
+fn crls(files: &[File]) -> Result<(Vec<RevocationList>, Vec<CrlInfo>), CredentialsError> {
     let mut found = Vec::new();
     for file in files {
         for der in crl_ders(file)? {
             let info = inspect::crl(&der).map_err(|error| at(file, error.into()))?;
-            let signed: Vec<bool> = known.clone().filter_map(|ca| inspect::crl_is_signed_by(&der, ca)).collect();
-            // A wrong CRL would refuse all clients of that CA: better to keep what serves and say so.
-            if !signed.is_empty() && !signed.contains(&true) {
-                return Err(at(file, Problem::CrlSignature(info.issuer)));
-            }
             let list = OwnedCertRevocationList::from_der(&der).map_err(|error| {
                 at(file, inspect::Unreadable::new(format!("a CRL that cannot be used: {error}")).into())
             })?;
-            found.push((CertRevocationList::from(list), CrlInfo { file: file.name.clone(), crl: info }));
+            found.push((RevocationList { der, list: list.into() }, CrlInfo { file: file.name.clone(), crl: info }));
         }
     }
     found.sort_by_key(|(_, info)| std::cmp::Reverse(info.crl.this_update));

@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls_pki_types::pem::{self, SectionKind};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::error::X509Error;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::num_bigint::BigUint;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -205,12 +207,52 @@ pub fn crl(der: &[u8]) -> Result<Crl, Unreadable> {
     })
 }
 
-/// Whether `crl` was signed by the key of `issuer`; `None` where it says that somebody else made it.
-pub(super) fn crl_is_signed_by(crl: &[u8], issuer: &[u8]) -> Option<bool> {
+/// Whether `crl` was signed by the key of `ca`; `None` where it says that somebody else made it, or where the kind of
+/// signature is one that cannot be checked.
+pub(super) fn crl_is_signed_by(crl: &[u8], ca: &[u8]) -> Option<bool> {
     let (_, crl) = CertificateRevocationList::from_der(crl).ok()?;
-    let (_, issuer) = X509Certificate::from_der(issuer).ok()?;
-    let same_name = crl.issuer().as_raw() == issuer.subject().as_raw();
-    same_name.then(|| crl.verify_signature(issuer.public_key()).is_ok())
+    let (_, ca) = X509Certificate::from_der(ca).ok()?;
+    if crl.issuer().as_raw() != ca.subject().as_raw() {
+        return None;
+    }
+    match crl.verify_signature(ca.public_key()) {
+        Ok(()) => Some(true),
+        Err(X509Error::SignatureVerificationError) => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// The serial numbers that a CRL revokes, and since when.
+pub fn revoked(crl: &[u8]) -> Result<Vec<(Vec<u8>, SystemTime)>, Unreadable> {
+    let (_, crl) = CertificateRevocationList::from_der(crl)
+        .map_err(|error| Unreadable(format!("not a certificate revocation list: {error}")))?;
+    Ok(crl
+        .iter_revoked_certificates()
+        .map(|one| (one.raw_serial().to_vec(), system_time(one.revocation_date)))
+        .collect())
+}
+
+/// What stands in a signing request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Request {
+    /// The subject's distinguished name.
+    pub subject: String,
+    /// The names that are asked for, each with its kind.
+    pub names: Vec<String>,
+    /// The kind of its key.
+    pub key: String,
+}
+
+/// Reads a signing request. That it is signed with its own key is not checked here.
+pub fn request(der: &[u8]) -> Result<Request, Unreadable> {
+    let (_, request) = X509CertificationRequest::from_der(der)
+        .map_err(|error| Unreadable(format!("not a certificate signing request: {error}")))?;
+    let names = request.requested_extensions().into_iter().flatten().flat_map(|extension| match extension {
+        ParsedExtension::SubjectAlternativeName(names) => names.general_names.iter().map(general_name).collect(),
+        _ => Vec::new(),
+    });
+    let info = &request.certification_request_info;
+    Ok(Request { subject: name(&info.subject), names: names.collect(), key: key_kind(&info.subject_pki) })
 }
 
 /// Whether `der` says that it was issued by the subject of `issuer`, byte for byte.
@@ -276,7 +318,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Bytes from hexadecimal digits, with or without colons between them.
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u32> = text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16)).collect::<Option<_>>()?;
     let bytes = digits.chunks(2).map(|pair| match pair {
         [high, low] => u8::try_from(high * 16 + low).ok(),

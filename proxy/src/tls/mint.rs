@@ -246,31 +246,32 @@ pub fn sign_request(parent: &Authority, der: &[u8], validity: Validity, usage: U
     Ok(Leaf { der, key_pem: String::new() })
 }
 
-/// Makes the revocation list of a CA, in DER: these serial numbers (as bytes), made and due at these times. The number
-/// must grow from one list to the next; the time of making in seconds does.
+/// Makes the revocation list of a CA, in DER: these serial numbers (as bytes) with the time of each revocation, made and
+/// due at these times. The number must grow from one list to the next; the time of making in seconds does.
 pub fn crl(
     authority: &Authority,
-    serials: &[Vec<u8>],
+    revoked: &[(Vec<u8>, SystemTime)],
     this_update: SystemTime,
     next_update: SystemTime,
 ) -> Result<Vec<u8>, MintError> {
     let made = offset_date_time(this_update)?;
     let number = u64::try_from(made.unix_timestamp()).map_err(|_| MintError::Validity)?;
     let key_id = authority.about.key_id.as_deref().and_then(inspect::unhex);
+    let mut revoked_certs = Vec::new();
+    for (serial, since) in revoked {
+        revoked_certs.push(RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: offset_date_time(*since)?,
+            reason_code: None,
+            invalidity_date: None,
+        });
+    }
     let params = CertificateRevocationListParams {
         this_update: made,
         next_update: offset_date_time(next_update)?,
         crl_number: SerialNumber::from(number),
         issuing_distribution_point: None,
-        revoked_certs: serials
-            .iter()
-            .map(|serial| RevokedCertParams {
-                serial_number: SerialNumber::from_slice(serial),
-                revocation_time: made,
-                reason_code: None,
-                invalidity_date: None,
-            })
-            .collect(),
+        revoked_certs,
         key_identifier_method: key_id.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified),
     };
     let list = params.signed_by(&authority.issuer)?;

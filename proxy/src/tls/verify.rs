@@ -16,8 +16,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
-    UnknownStatusPolicy,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptions,
+    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
 
 use super::provider::provider;
@@ -168,10 +168,24 @@ pub enum Side {
     Server,
 }
 
+/// A root: as it is in the bundle, and as the library wants it.
+pub(super) struct Root {
+    pub(super) der: Der,
+    pub(super) anchor: TrustAnchor<'static>,
+}
+
+/// A CRL: as it is in its file, and as the library wants it.
+pub(super) struct RevocationList {
+    pub(super) der: Vec<u8>,
+    pub(super) list: CertRevocationList<'static>,
+}
+
 /// Roots, CRLs, and what is made of silence.
 pub(super) struct Trust {
-    roots: Vec<TrustAnchor<'static>>,
-    crls: Vec<CertRevocationList<'static>>,
+    /// Beside `anchors`, place by place.
+    roots: Vec<Der>,
+    anchors: Vec<TrustAnchor<'static>>,
+    crls: Vec<RevocationList>,
     /// Shown to clients, so that one with several certificates can choose (RFC 8446 §4.2.4).
     root_names: Vec<DistinguishedName>,
     expiration: ExpirationPolicy,
@@ -187,15 +201,16 @@ impl fmt::Debug for Trust {
 impl Trust {
     /// Of several CRLs of one CA the first one is asked, so the newest must stand first.
     pub(super) fn new(
-        roots: Vec<TrustAnchor<'static>>,
-        crls: Vec<CertRevocationList<'static>>,
+        roots: Vec<Root>,
+        crls: Vec<RevocationList>,
         refuse_expired_crls: bool,
         refuse_unknown_revocation: bool,
     ) -> Self {
-        let root_names = roots.iter().map(|root| DistinguishedName::in_sequence(root.subject.as_ref())).collect();
+        let (roots, anchors): (Vec<_>, Vec<_>) = roots.into_iter().map(|root| (root.der, root.anchor)).unzip();
+        let root_names = anchors.iter().map(|root| DistinguishedName::in_sequence(root.subject.as_ref())).collect();
         let expiration = if refuse_expired_crls { ExpirationPolicy::Enforce } else { ExpirationPolicy::Ignore };
         let unknown = if refuse_unknown_revocation { UnknownStatusPolicy::Deny } else { UnknownStatusPolicy::Allow };
-        Self { roots, crls, root_names, expiration, unknown }
+        Self { roots, anchors, crls, root_names, expiration, unknown }
     }
 
     /// Checks that `chain` leads from its leaf to a root, and that everything on the way is in order at `now`.
@@ -203,36 +218,67 @@ impl Trust {
         self.path(chain, side, now).map(drop)
     }
 
-    /// As `check`, and gives the way that was found: the leaf, the CAs on the way, and the place of the root among
-    /// the roots.
-    pub(super) fn path(
-        &self,
-        chain: &[CertificateDer<'_>],
-        side: Side,
-        now: SystemTime,
-    ) -> Result<(Vec<Der>, usize), Reason> {
+    /// As `check`, and gives the way that was found, from the leaf to the root.
+    pub(super) fn path(&self, chain: &[CertificateDer<'_>], side: Side, now: SystemTime) -> Result<Vec<Der>, Reason> {
         let (leaf, others) = chain.split_first().ok_or(Reason::Untrusted)?;
         let leaf = EndEntityCert::try_from(leaf).map_err(|error| Reason::from_webpki(&error))?;
         let usage = match side {
             Side::Client => KeyUsage::client_auth(),
             Side::Server => KeyUsage::server_auth(),
         };
-        let crls: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
-        let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|options| {
+        let now = unix_time(now);
+        let algorithms = provider().signature_verification_algorithms.all;
+        let all: Vec<&CertRevocationList<'_>> = self.crls.iter().map(|crl| &crl.list).collect();
+        let by_name =
+            || leaf.verify_for_usage(algorithms, &self.anchors, others, now, usage, self.revocation(&all), None);
+        // Several CAs of one name are the rule, not the exception: each cluster's issuer is called the same. The library
+        // takes a CRL by its issuer's name alone and gives up when another key signed it; so look again, way by way,
+        // with those CRLs only that a CA on this way has signed.
+        let by_key = |way: &VerifiedPath<'_>| {
+            let certificates = self.certificates(way);
+            let ours: Vec<&CertRevocationList<'_>> = self
+                .crls
+                .iter()
+                .filter(|crl| certificates.iter().any(|ca| inspect::crl_is_signed_by(&crl.der, ca) == Some(true)))
+                .map(|crl| &crl.list)
+                .collect();
+            let between: Vec<CertificateDer<'_>> = way.intermediate_certificates().map(|cert| cert.der()).collect();
+            let anchor = [way.anchor().clone()];
+            if ours.is_empty() && self.unknown == UnknownStatusPolicy::Deny {
+                return Err(webpki::Error::UnknownRevocationStatus);
+            }
+            let revocation = self.revocation(&ours);
+            way.end_entity().verify_for_usage(algorithms, &anchor, &between, now, usage, revocation, None).map(drop)
+        };
+        match by_name() {
+            // Whatever the error: with namesakes about, the one that is told need not be the one that counts.
+            Err(_) if !self.crls.is_empty() => {
+                leaf.verify_for_usage(algorithms, &self.anchors, others, now, usage, None, Some(&by_key))
+            }
+            found => found,
+        }
+        .map(|way| self.certificates(&way))
+        .map_err(|error| Reason::from_webpki(&error))
+    }
+
+    /// The certificates of a way, from the leaf to the root.
+    fn certificates(&self, way: &VerifiedPath<'_>) -> Vec<Der> {
+        let root = self.anchors.iter().position(|anchor| std::ptr::eq(anchor, way.anchor()));
+        std::iter::once(way.end_entity().der().into_owned())
+            .chain(way.intermediate_certificates().map(|cert| cert.der().into_owned()))
+            .chain(root.and_then(|place| self.roots.get(place)).cloned())
+            .collect()
+    }
+
+    fn revocation<'a>(&self, crls: &'a [&'a CertRevocationList<'a>]) -> Option<RevocationOptions<'a>> {
+        let options = RevocationOptionsBuilder::new(crls).ok()?;
+        Some(
             options
                 .with_depth(RevocationCheckDepth::Chain)
                 .with_status_policy(self.unknown)
                 .with_expiration_policy(self.expiration)
-                .build()
-        });
-        let algorithms = provider().signature_verification_algorithms.all;
-        let path = leaf
-            .verify_for_usage(algorithms, &self.roots, others, unix_time(now), usage, revocation, None)
-            .map_err(|error| Reason::from_webpki(&error))?;
-        let on_the_way = path.intermediate_certificates().map(|cert| cert.der().into_owned());
-        let certificates = std::iter::once(leaf.der().into_owned()).chain(on_the_way).collect();
-        let root = self.roots.iter().position(|root| std::ptr::eq(root, path.anchor()));
-        Ok((certificates, root.unwrap_or_default()))
+                .build(),
+        )
     }
 
     /// Checks a server's chain, and that some name in its leaf is the one expected.
