@@ -1,27 +1,14 @@
-//! Whether it may: the only maker of [`Admitted`], which `route` insists on.
+//! authorise: whether the original client may reach what it names.
 //!
-//! **In** identity, target, request. **Out** an [`Admitted`] target. **Refuses** what no rule allows.
+//! **In** a [`Client`], a target, and where one was read a request. **Out** an [`Admission`] holding the target as
+//! [`Admitted`], which only this room can make. **Refuses** with [`Denied`].
 
-/// Something that was let through. Only this room can make one, so an unauthorised path to an upstream does not compile.
-#[derive(Clone, Debug)]
-pub struct Admitted<T> {
-    value: T,
-}
+mod admitted;
+mod denied;
+mod policy;
+mod settings;
 
-impl<T> Admitted<T> {
-    #[allow(dead_code)]
-    pub(crate) fn new(value: T) -> Self {
-        Self { value }
-    }
-
-    /// What was let through.
-    pub fn into_inner(self) -> T {
-        self.value
-    }
-}
-
-impl<T> AsRef<T> for Admitted<T> {
-    fn as_ref(&self) -> &T {
-        &self.value
-    }
-}
+pub use admitted::Admitted;
+pub use denied::{Denied, Reason};
+pub use policy::{Admission, Client, Policy, RequestFacts};
+pub use settings::{DefaultAction, Settings};
