@@ -21,7 +21,7 @@ impl Gateway {
     /// Whether the client may open a connection of bytes to the target; and what keeps asking while it lives.
     pub(super) fn admit_connection(
         &self,
-        peer: &Peer,
+        peer: &Arc<Peer>,
         identity: &Identity,
         target: Target,
         trust: Option<&Trust>,
@@ -29,7 +29,7 @@ impl Gateway {
         let client = Client { identity: identity.clone(), network: peer.addr.ip() };
         let exported = self.directory.exported(&target);
         let admission = self.policy.load().connection(&client, target.clone(), exported)?;
-        let standing = Standing::new(self, client, target, trust.cloned());
+        let standing = Standing::new(self, peer, client, target, trust.cloned());
         Ok((admission.target, standing, admission.rule))
     }
 
@@ -51,5 +51,12 @@ impl Gateway {
         };
         let admission = self.policy.load().request(&client, ask.target.clone(), exported, &facts)?;
         Ok((admission.target, admission.rule))
+    }
+
+    /// What keeps asking about an upgraded request while its connection lives. Whether it may begin was decided with the
+    /// request.
+    pub(super) fn standing(&self, session: &HttpSession, target: &Target) -> Standing {
+        let client = Client { identity: session.client.clone(), network: session.peer.addr.ip() };
+        Standing::new(self, &session.peer, client, target.clone(), Some(session.trust.clone()))
     }
 }

@@ -36,7 +36,7 @@ pub(super) async fn serve(gateway: Rc<Gateway>, accepted: Accepted) {
         Ok(Ok(())) => {}
         Ok(Err(refused)) => {
             log_refusal(&record.peer, record.target.as_ref(), &refused);
-            record.outcome = Outcome::Refused { stage: refused.stage, fault: refused.fault, code: refused.code };
+            record.outcome = refused.outcome();
         }
         Err(_) => {
             gateway.observer.event(Event::Panicked);
@@ -85,10 +85,10 @@ where
     let Session { naming, protocol, stream } = session;
     let client = trust.identity().clone();
     match (naming, protocol) {
-        (Naming::Port(port), _) => probe::through_header(gateway, port, stream).await,
+        (Naming::Port(port), _) => probe::through_header(gateway, port, stream, record.peer.addr).await,
         (Naming::Header(target) | Naming::Sni(target), Protocol::Opaque) => {
             record.target = Some(target.clone());
-            tcp::serve(gateway, stream, target, &client, &trust, record).await
+            tcp::serve(gateway, stream, target, &trust, record).await
         }
         (Naming::Request, Protocol::Opaque) => {
             Err(Refused::new(Stage::Detect, Fault::Client, "detect.unknown_protocol", "bytes that name no service"))
@@ -116,9 +116,9 @@ async fn secure(
     socket: TcpStream,
     mark: &mut Instant,
     record: &mut Record,
-) -> Result<tls::Accepted<TcpStream>, Refused> {
+) -> Result<tls::server::Accepted<TcpStream>, Refused> {
     let credentials = gateway.credentials.load_full();
-    let place = gateway.handshakes.place().await?;
+    let place = gateway.handshakes.place(gateway.tls.handshake_timeout).await?;
     let secured = tls::server::accept(socket, &credentials, &gateway.tls).await;
     drop(place);
     let took = lap(record, Stage::Tls, mark);
@@ -134,7 +134,7 @@ fn hint(gateway: &Gateway, alpn: Alpn, sni: Option<crate::addr::Name>) -> Hint {
         Alpn::Http11 => Negotiated::Http11,
         Alpn::None => Negotiated::None,
     };
-    let sni_is_own = sni.as_ref().is_none_or(|name| gateway.credentials.load().serves(name));
+    let sni_is_own = sni.as_ref().is_none_or(|name| gateway.credentials.load().server_names().contains(name));
     Hint { alpn, sni, sni_is_own }
 }
 

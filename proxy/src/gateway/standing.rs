@@ -16,20 +16,21 @@ use crate::authorise::{Client, Policy};
 use crate::fault::Fault;
 use crate::identity::Identity;
 use crate::live::{Changes, Live};
-use crate::record::Stage;
-use crate::tls::{self, Credentials, Peer};
+use crate::route::Directory;
+use crate::record::{Peer, Stage};
+use crate::tls::{self, Credentials};
 
 /// A peer's chain, judged again while its connection lives.
 #[derive(Clone, Debug)]
 pub(crate) struct Trust {
-    peer: Rc<Peer>,
+    peer: Rc<tls::Peer>,
     credentials: Arc<Live<Credentials>>,
     changes: Changes,
     expiry_grace: Option<Duration>,
 }
 
 impl Trust {
-    pub(super) fn new(gateway: &Gateway, peer: Peer) -> Self {
+    pub(super) fn new(gateway: &Gateway, peer: tls::Peer) -> Self {
         Self {
             peer: Rc::new(peer),
             changes: gateway.credentials.changes(),
@@ -73,7 +74,7 @@ impl Trust {
 
     async fn until_expiry(&self) {
         let Some(grace) = self.expiry_grace else { return std::future::pending().await };
-        let end = self.peer.leaf_not_after + grace;
+        let end = self.peer.not_after + grace;
         // The wall clock may jump, so it is asked again now and then rather than slept through.
         while let Ok(left) = end.duration_since(SystemTime::now()) {
             tokio::time::sleep(left.min(LOOK_AGAIN)).await;
@@ -89,16 +90,32 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 pub(crate) struct Standing {
     policy: Arc<Live<Policy>>,
     changes: Changes,
+    directory: Arc<Directory>,
+    peer: Arc<Peer>,
     client: Client,
     target: Target,
-    exported: bool,
     trust: Option<Trust>,
 }
 
 impl Standing {
-    pub(super) fn new(gateway: &Gateway, client: Client, target: Target, exported: bool, trust: Option<Trust>) -> Self {
-        let changes = gateway.policy.changes();
-        Self { policy: Arc::clone(&gateway.policy), changes, client, target, exported, trust }
+    pub(super) fn new(gateway: &Gateway, peer: &Arc<Peer>, client: Client, target: Target, trust: Option<Trust>) -> Self {
+        Self {
+            policy: Arc::clone(&gateway.policy),
+            changes: gateway.policy.changes(),
+            directory: Arc::clone(&gateway.directory),
+            peer: Arc::clone(peer),
+            client,
+            target,
+            trust,
+        }
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// Ends when the connection would no longer be admitted. Cancel safe.
@@ -113,7 +130,8 @@ impl Standing {
         let mut changes = self.changes.clone();
         loop {
             changes.next().await;
-            if let Err(denied) = self.policy.load().connection(&self.client, self.target.clone(), self.exported) {
+            let exported = self.directory.exported(&self.target);
+            if let Err(denied) = self.policy.load().connection(&self.client, self.target.clone(), exported) {
                 return Refused::from(denied);
             }
         }

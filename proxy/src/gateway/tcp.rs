@@ -12,26 +12,24 @@ use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::dial::{Dialer, Upstream};
+use super::dial::Upstream;
 use super::refuse::Refused;
-use super::{Gateway, Routed};
+use super::standing::{Standing, Trust};
+use super::{Gateway, Routed, log_refusal};
 use crate::addr::Target;
-use crate::authorise::Standing;
 use crate::balance::{Failure, Guard};
 use crate::connect::Dial;
-use crate::detect::Session;
 use crate::drain::{Alive, Phase};
 use crate::fault::Fault;
-use crate::identity::Identity;
-use crate::record::{Event, Outcome, Peer, Protocol, Record, Stage};
+use crate::record::{Outcome, Peer, Protocol, Record, Stage};
 use crate::relay;
 
 /// Serves one opaque session to its end.
 pub(super) async fn serve<S>(
     gateway: &Rc<Gateway>,
-    session: Session<S>,
+    stream: S,
     target: Target,
-    client: &Identity,
+    trust: &Trust,
     record: &mut Record,
 ) -> Result<(), Refused>
 where
@@ -43,18 +41,18 @@ where
         record.stages[stage as usize] = now - mark;
         mark = now;
     };
-    record.target = Some(target.clone());
-    let (admitted, standing) = gateway.admit_connection(&record.peer, client, target)?;
-    record.rule = standing.rule();
+    let client = trust.identity();
+    let (admitted, standing, rule) = gateway.admit_connection(&record.peer, client, target, Some(trust))?;
+    record.rule = rule;
     passed(record, Stage::Authorise);
-    crate::route::loops(gateway.credentials.load().identity(), client, false)?;
+    crate::route::loops(gateway.credentials.load().identity(), Some(client), false)?;
     let routed = gateway.route(admitted).await?;
     passed(record, Stage::Route);
     let (upstream, guard, endpoint) = open(gateway, &routed).await?;
     record.endpoint = Some(endpoint);
     passed(record, Stage::Connect);
     let line = Line { gateway: Rc::clone(gateway), record: None, standing, _alive: gateway.drain.alive() };
-    let ended = line.pump(session.stream, upstream).await;
+    let ended = line.pump(stream, upstream).await;
     passed(record, Stage::Relay);
     record.bytes_received = ended.received;
     record.bytes_sent = ended.sent;
@@ -68,11 +66,9 @@ pub(super) async fn open(gateway: &Rc<Gateway>, routed: &Routed) -> Result<(Upst
     let mut avoid = Vec::new();
     loop {
         let pick = routed.pick(&avoid).await?;
-        let started = Instant::now();
-        let dialed = gateway.dialer.dial(&pick.endpoint, Protocol::Opaque).await;
-        gateway.connected(dialed.as_ref().err(), started.elapsed());
-        match dialed {
+        match gateway.dialer.dial(&pick.endpoint, Protocol::Opaque).await {
             Ok(stream) => {
+                pick.guard.connected();
                 pick.guard.first_byte();
                 pick.guard.succeeded();
                 return Ok((stream, pick.guard, pick.endpoint.addr));
@@ -106,10 +102,13 @@ pub(super) struct Moved {
 
 impl Line {
     /// A line for an upgraded request: it is recorded as an opaque connection of its own.
-    pub(super) fn new(gateway: &Rc<Gateway>, peer: &Arc<Peer>, routed: &Routed, client: &Identity) -> Self {
-        let record = Record::connection(Arc::clone(peer), SystemTime::now());
-        let record = Record { protocol: Some(Protocol::Opaque), target: Some(routed.target().clone()), ..record };
-        let standing = gateway.standing(peer, client, routed.target());
+    pub(super) fn new(gateway: &Rc<Gateway>, peer: &Arc<Peer>, standing: Standing, endpoint: SocketAddr) -> Self {
+        let record = Record {
+            protocol: Some(Protocol::Opaque),
+            target: Some(standing.target().clone()),
+            endpoint: Some(endpoint),
+            ..Record::connection(Arc::clone(peer), SystemTime::now())
+        };
         Self { gateway: Rc::clone(gateway), record: Some(Box::new(record)), standing, _alive: gateway.drain.alive() }
     }
 
@@ -142,23 +141,14 @@ impl Line {
             biased;
             ended = relay::pump(client, upstream, &self.gateway.relay, &counters) => match ended {
                 Ok(()) => Outcome::Served,
-                Err(error) => refusal(&Refused::from(error)),
+                Err(error) => Refused::from(error).outcome(),
             },
-            () = phases.reached(Phase::Cut) => refusal(&Refused::new(Stage::Relay, Fault::Ours, "relay.drain_deadline", "the drain's deadline came")),
-            refused = self.standing.lost() => refusal(&Refused::from(refused)),
+            () = phases.reached(Phase::Cut) => Outcome::Refused { stage: Stage::Relay, fault: Fault::Ours, code: "relay.drain_deadline" },
+            refused = self.standing.lost() => {
+                log_refusal(self.standing.peer(), Some(self.standing.target()), &refused);
+                refused.outcome()
+            }
         };
         Moved { received: counters.received(), sent: counters.sent(), outcome }
-    }
-}
-
-fn refusal(refused: &Refused) -> Outcome {
-    Outcome::Refused { stage: refused.stage, fault: refused.fault, code: refused.code }
-}
-
-impl Gateway {
-    /// Counts an attempt to connect.
-    pub(super) fn connected(&self, error: Option<&<Dialer as Dial>::Error>, took: std::time::Duration) {
-        let result = error.map_or("ok", crate::fault::Refusal::code);
-        self.observer.event(Event::Connected { result, took });
     }
 }

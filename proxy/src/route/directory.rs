@@ -80,6 +80,11 @@ impl Directory {
         }
     }
 
+    /// Whether a source marks the target as exported. What no source knows yet is not.
+    pub fn exported(&self, target: &Target) -> bool {
+        self.map.load().get(target).is_some_and(|service| service.exported())
+    }
+
     /// The service and its endpoints, waiting for the first answer within the settings' bound.
     pub async fn resolve(&self, target: &Admitted<Target>) -> Result<(Arc<Service>, Arc<Endpoints>), Error> {
         let service = self.find(target)?;

@@ -14,35 +14,39 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
+use crate::balance::{Failure, Guard};
 use crate::connect::Streamed;
 
 /// What is sent to a client: nothing, a few bytes of our own, or what an endpoint answers.
 #[derive(Debug)]
 pub(crate) struct Body {
     source: Source,
+    /// The endpoint counts as busy until its answer has ended.
+    guard: Option<Guard>,
     exchange: Option<Box<Exchange>>,
 }
 
 #[derive(Debug)]
 enum Source {
-    Ours(Option<Bytes>),
+    Ours(Full<Bytes>),
     Upstream(Streamed),
 }
 
 impl Body {
     pub(crate) fn empty() -> Self {
-        Self { source: Source::Ours(None), exchange: None }
+        Self::ours(Full::default())
     }
 
-    pub(crate) fn bytes(bytes: Bytes) -> Self {
-        Self { source: Source::Ours(Some(bytes).filter(|bytes| !bytes.is_empty())), exchange: None }
+    pub(crate) fn ours(body: Full<Bytes>) -> Self {
+        Self { source: Source::Ours(body), guard: None, exchange: None }
     }
 
-    pub(crate) fn upstream(body: Streamed) -> Self {
-        Self { source: Source::Upstream(body), exchange: None }
+    pub(crate) fn upstream(body: Streamed, guard: Option<Guard>) -> Self {
+        Self { source: Source::Upstream(body), guard, exchange: None }
     }
 
     /// Hands the record over: it is closed when this body has ended or is dropped.
@@ -56,6 +60,7 @@ impl Body {
     }
 
     fn ended(&mut self) {
+        self.guard = None;
         if let Some(mut exchange) = self.exchange.take() {
             exchange.served();
         }
@@ -68,7 +73,10 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = match &mut self.source {
-            Source::Ours(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Ours(body) => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => Poll::Ready(frame.map(|frame| Ok(frame.unwrap_or_else(|never| match never {})))),
+                Poll::Pending => Poll::Pending,
+            },
             Source::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
         let Poll::Ready(frame) = polled else { return Poll::Pending };
@@ -87,6 +95,9 @@ impl http_body::Body for Body {
                 }
             }
             Some(Err(_)) => {
+                if let Some(guard) = self.guard.take() {
+                    guard.failed(Failure::Reset);
+                }
                 if let Some(mut exchange) = self.exchange.take() {
                     exchange.broken();
                 }
@@ -98,14 +109,14 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Ours(bytes) => bytes.is_none(),
+            Source::Ours(body) => body.is_end_stream(),
             Source::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Ours(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Source::Ours(body) => body.size_hint(),
             Source::Upstream(body) => body.size_hint(),
         }
     }

@@ -53,7 +53,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             tracing::debug!(stage = "relay", code = "relay.request_malformed", reason = %bad.reason, "malformed HTTP/1 request");
             self.session.note_malformed();
             self.poisoned = true;
-            buf.set_filled(before + bad.offset.min(fresh.len()));
+            buf.set_filled(before + bad.at.min(fresh.len()));
             if buf.remaining() > 0 {
                 buf.put_slice(b"\0");
             }

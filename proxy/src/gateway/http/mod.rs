@@ -6,13 +6,13 @@
 //! `ask.rs` reads what is asked for; `request.rs` is the sentence once more, from authorise to relay; `upgrade.rs` is
 //! where a request leaves HTTP; `headers.rs` what changes between hops. (RFC 9110, RFC 9112, RFC 9113.)
 
-mod ask;
+pub(super) mod ask;
 pub(crate) mod body;
 pub(crate) mod exchange;
 mod guarded;
 mod headers;
 mod request;
-mod session;
+pub(super) mod session;
 mod upgrade;
 mod websocket;
 
@@ -32,7 +32,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::guarded::Guarded;
 use self::session::{HttpSession, Tick};
-use super::Gateway;
+use super::standing::Trust;
+use super::{Gateway, log_refusal};
 use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;
@@ -119,11 +120,12 @@ pub(crate) struct Start {
     pub(crate) peer: Arc<Peer>,
     pub(crate) client: Identity,
     pub(crate) naming: Naming,
+    pub(crate) trust: Trust,
 }
 
 impl Start {
     fn session(self, guard: Option<guarded::SharedGuard>) -> Rc<HttpSession> {
-        Rc::new(HttpSession::new(self.gateway, self.peer, self.client, self.naming, guard))
+        Rc::new(HttpSession::new(self, guard))
     }
 }
 
@@ -196,6 +198,8 @@ pub(crate) enum How {
     Closed,
     /// The drain's deadline.
     Cut,
+    /// The peer lost its trust, for this reason.
+    Distrusted(&'static str),
     /// The transport or the peer's protocol failed.
     Failed,
     /// The session's clock: idle.
@@ -218,6 +222,8 @@ where
     let mut phases = session.gateway.drain.clone();
     let mut until = Phase::Draining;
     let mut retired = false;
+    let mut deadline: Option<(Instant, &'static str)> = None;
+    let mut distrusted = pin!(session.trust.lost());
     let mut clock = interval(TICK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -225,7 +231,7 @@ where
             biased;
             ended = connection.as_mut() => {
                 return match ended {
-                    Ok(()) => How::Closed,
+                    Ok(()) => deadline.map_or(How::Closed, |(_, code)| How::Distrusted(code)),
                     Err(error) => {
                         tracing::debug!(stage = "relay", error = %error, "HTTP session ended");
                         How::Failed
@@ -240,7 +246,16 @@ where
                 retired = true;
                 retire(connection.as_mut());
             }
+            refused = distrusted.as_mut(), if deadline.is_none() => {
+                log_refusal(&session.peer, None, &refused);
+                deadline = Some((Instant::now() + session.gateway.distrust_deadline, refused.code));
+                retired = true;
+                retire(connection.as_mut());
+            }
             _ = clock.tick() => match session.tick(Instant::now()) {
+                _ if deadline.is_some_and(|(at, _)| Instant::now() >= at) => {
+                    return How::Distrusted(deadline.map_or("tls.untrusted", |(_, code)| code));
+                }
                 Tick::Fine => {}
                 Tick::SlowHead => return How::SlowHead,
                 Tick::Idle => return How::Idle,

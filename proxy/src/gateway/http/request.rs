@@ -8,19 +8,21 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{EXPECT, HOST, HeaderValue};
+use http::header::{EXPECT, FORWARDED, HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Request, Response, Uri, Version};
+use http_body_util::Full;
 use hyper::body::Incoming;
 
-use super::ask::{Ask, Leaves};
+use super::ask::Ask;
 use super::body::{Body, Gate, RequestBody};
 use super::exchange::Exchange;
 use super::session::HttpSession;
 use super::{headers, upgrade};
-use crate::balance::{Failure, Pick};
+use crate::balance::{Failure, Guard, Pick};
 use crate::connect::Streamed;
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
@@ -36,7 +38,8 @@ pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>)
         Ok(response) => response,
         Err(_) => {
             observer.event(Event::Panicked);
-            refuse::response(&Refused::ours("relay.panic"), false)
+            let refused = Refused::new(Stage::Relay, Fault::Ours, "relay.panic", "a bug ended this request");
+            refuse::response(&refused, false)
         }
     }
 }
@@ -48,7 +51,7 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
         && parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
     if let Some(response) = probe(&session, &parts) {
         exchange.request().status = Some(response.status().as_u16());
-        return response.map(|body| Body::bytes(body).recording(exchange));
+        return response.map(|body| Body::ours(body).recording(exchange));
     }
     let asked = Ask::read(&mut parts, &session.naming, session.gateway.route.default_port);
     let answered = match asked {
@@ -73,7 +76,7 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
 }
 
 /// The probe, asked for on the gateway port by its own authority: for sites that can expose one port only.
-fn probe(session: &HttpSession, parts: &Parts) -> Option<Response<bytes::Bytes>> {
+fn probe(session: &HttpSession, parts: &Parts) -> Option<Response<Full<Bytes>>> {
     let wanted = session.gateway.probe_authority.as_ref()?;
     let host = parts.uri.host().or_else(|| {
         let host = parts.headers.get(HOST)?.to_str().ok()?;
@@ -92,13 +95,15 @@ async fn proceed(
     let gateway = &session.gateway;
     exchange.passed(Stage::Detect);
 
-    let admitted = gateway.admit_request(session, &ask, &parts, exchange);
+    let admitted = gateway.admit_request(session, &ask, &parts);
     exchange.passed(Stage::Authorise);
+    let (admitted, rule) = admitted?;
+    exchange.record.rule = rule;
 
     let own = gateway.credentials.load().identity().clone();
-    let says_us = forwarded::names_us(&parts.headers, own.as_str());
-    crate::route::loops(&own, &session.client, says_us)?;
-    let routed = gateway.route(admitted?).await;
+    let says_us = forwarded::names_us(parts.headers.get_all(FORWARDED), &own);
+    crate::route::loops(&own, Some(&session.client), says_us)?;
+    let routed = gateway.route(admitted).await;
     exchange.passed(Stage::Route);
     let routed = routed?;
 
@@ -110,8 +115,8 @@ async fn proceed(
 
     let gate = expects_continue(&mut parts);
     let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone());
-    let response = deliver(session, &ask, &routed, parts, body, gate, exchange).await?;
-    Ok(to_client(response, &ask))
+    let (response, guard) = deliver(session, &ask, &routed, parts, body, gate, exchange).await?;
+    Ok(to_client(response, guard, &ask))
 }
 
 /// Balance, connect and send, again while that is safe and within the budget.
@@ -123,14 +128,14 @@ async fn deliver(
     body: RequestBody,
     gate: Option<Arc<Gate>>,
     exchange: &mut Box<Exchange>,
-) -> Result<Response<Streamed>, Refused> {
+) -> Result<(Response<Streamed>, Guard), Refused> {
     let gateway = &session.gateway;
     gateway.retries.request();
     let mut avoid = Vec::new();
     loop {
         let pick = routed.pick(&avoid).await;
         exchange.passed(Stage::Balance);
-        let mut pick = pick?;
+        let pick = pick?;
         exchange.record.endpoint = Some(pick.endpoint.addr);
         let version = upstream_version(ask, &pick)?;
         let request = outgoing(&parts, ask, version, body.clone(), gate.as_ref());
@@ -147,12 +152,12 @@ async fn deliver(
                 } else {
                     pick.guard.succeeded();
                 }
-                return Ok(response.map(|body| body.holding(pick.guard)));
+                return Ok((response, pick.guard));
             }
             Err(refused) => refused,
         };
         if body.failed() {
-            return Err(Refused::client("relay.request_malformed", "the client's body broke off"));
+            return Err(Refused::new(Stage::Relay, Fault::Client, "relay.request_malformed", "the client's body broke off"));
         }
         pick.guard.failed(failure_of(&refused));
         let tried = exchange.request().retries;
@@ -240,8 +245,8 @@ fn expects_continue(parts: &mut Parts) -> Option<Arc<Gate>> {
 }
 
 /// The endpoint's response, fit for the client.
-fn to_client(response: Response<Streamed>, ask: &Ask) -> Response<Body> {
-    let mut response = response.map(Body::upstream);
+fn to_client(response: Response<Streamed>, guard: Guard, ask: &Ask) -> Response<Body> {
+    let mut response = response.map(|body| Body::upstream(body, Some(guard)));
     headers::clean_response(response.headers_mut());
     if let Some(mark) = &ask.orig_proto {
         response.headers_mut().insert(headers::L5D_ORIG_PROTO, mark.clone());
@@ -250,13 +255,4 @@ fn to_client(response: Response<Streamed>, ask: &Ask) -> Response<Body> {
     *response.version_mut() = Version::default();
     response.extensions_mut().clear();
     response
-}
-
-/// Whether a request that leaves HTTP may do so over HTTP/1 towards the endpoint.
-pub(super) fn leaves_name(leaves: &Leaves) -> &'static str {
-    match leaves {
-        Leaves::Connect => "CONNECT",
-        Leaves::Extended(_) => "extended CONNECT",
-        Leaves::Upgrade(_) => "upgrade",
-    }
 }

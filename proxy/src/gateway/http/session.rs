@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Start;
 use super::guarded::SharedGuard;
 use crate::detect::Naming;
 use crate::gateway::Gateway;
+use crate::gateway::standing::Trust;
 use crate::identity::Identity;
 use crate::record::Peer;
 
@@ -23,6 +25,7 @@ pub(crate) struct HttpSession {
     pub(crate) peer: Arc<Peer>,
     pub(crate) client: Identity,
     pub(crate) naming: Naming,
+    pub(crate) trust: Trust,
     /// Present on HTTP/1.
     pub(super) guard: Option<SharedGuard>,
     active: Cell<u32>,
@@ -47,19 +50,15 @@ pub(super) enum Tick {
 }
 
 impl HttpSession {
-    pub(super) fn new(
-        gateway: Rc<Gateway>,
-        peer: Arc<Peer>,
-        client: Identity,
-        naming: Naming,
-        guard: Option<SharedGuard>,
-    ) -> Self {
+    pub(super) fn new(start: Start, guard: Option<SharedGuard>) -> Self {
         let now = Instant::now();
+        let Start { gateway, peer, client, naming, trust } = start;
         Self {
             gateway,
             peer,
             client,
             naming,
+            trust,
             guard,
             active: Cell::new(0),
             served: Cell::new(0),

@@ -12,6 +12,7 @@
 //! | h2 extended CONNECT | h1 | `Upgrade` with a key made here, its answer checked here |
 //! | h2 extended CONNECT | h2 | as it is |
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::header::{
@@ -74,7 +75,7 @@ async fn connect(
     let (stream, guard, endpoint) = tcp::open(gateway, &routed).await?;
     exchange.passed(Stage::Connect);
     exchange.record.endpoint = Some(endpoint);
-    join(session, &routed, client, stream, Some(guard));
+    join(session, &routed, client, (stream, endpoint), guard);
     Ok(Response::new(Body::empty()))
 }
 
@@ -137,7 +138,8 @@ async fn switch(
         guard.borrow_mut().upgraded();
     }
     let upstream = async move { upstream.await.map(TokioIo::new) };
-    join_later(session, &routed, client, upstream, Some(pick.guard));
+    let endpoint = pick.endpoint.addr;
+    join_later(session, &routed, client, (upstream, endpoint), pick.guard);
     Ok(response)
 }
 
@@ -212,14 +214,14 @@ fn agreed_response(
     response
 }
 
-fn join<U>(session: &Rc<HttpSession>, routed: &Routed, client: OnUpgrade, upstream: U, guard: Option<Guard>)
+fn join<U>(session: &Rc<HttpSession>, routed: &Routed, client: OnUpgrade, (upstream, at): (U, SocketAddr), guard: Guard)
 where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     if let Some(http1) = &session.guard {
         http1.borrow_mut().upgraded();
     }
-    join_later(session, routed, client, std::future::ready(Ok(upstream)), guard);
+    join_later(session, routed, client, (std::future::ready(Ok(upstream)), at), guard);
 }
 
 /// Waits until both sides have left HTTP, then relays between them as an opaque connection with a record of its own.
@@ -227,22 +229,18 @@ fn join_later<U>(
     session: &Rc<HttpSession>,
     routed: &Routed,
     client: OnUpgrade,
-    upstream: impl Future<Output = hyper::Result<U>> + 'static,
-    guard: Option<Guard>,
+    (upstream, endpoint): (impl Future<Output = hyper::Result<U>> + 'static, SocketAddr),
+    guard: Guard,
 ) where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let gateway = Rc::clone(&session.gateway);
-    let line = Line::new(&gateway, &session.peer, routed, &session.client);
+    let standing = session.gateway.standing(session, routed.target());
+    let line = Line::new(&session.gateway, &session.peer, standing, endpoint);
     tokio::task::spawn_local(async move {
-        let (client, upstream) = match futures_util::future::try_join(client, upstream).await {
-            Ok(both) => both,
-            Err(error) => {
-                tracing::debug!(stage = "relay", error = %error, "an upgrade was agreed but never happened");
-                return;
-            }
-        };
-        line.relay(TokioIo::new(client), upstream).await;
+        match futures_util::future::try_join(client, upstream).await {
+            Ok((client, upstream)) => line.relay(TokioIo::new(client), upstream).await,
+            Err(error) => tracing::debug!(stage = "relay", %error, "an upgrade was agreed but never happened"),
+        }
         drop(guard);
     });
 }
