@@ -41,11 +41,6 @@ pub trait Refusal: std::error::Error {
         false
     }
 
-    /// Whether it is not worth a log line: a peer that left without a word.
-    fn is_quiet(&self) -> bool {
-        false
-    }
-
     /// How long the peer should wait before it asks again, where that is known.
     fn retry_after(&self) -> Option<std::time::Duration> {
         None

@@ -157,6 +157,8 @@ pub struct Record {
     pub request: Option<Box<Request>>,
     /// How it ended.
     pub outcome: Outcome,
+    /// What the log says of a refusal beyond its code. Never shown to the peer.
+    pub detail: Option<Box<str>>,
 }
 
 impl Record {
@@ -175,6 +177,7 @@ impl Record {
             stages: [Duration::ZERO; 8],
             request: None,
             outcome: Outcome::Abandoned,
+            detail: None,
         }
     }
 }

@@ -14,10 +14,11 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::accept::{self, Accepted};
+use super::census::Entry;
 use super::http::{self, Ended, How, Start};
 use super::refuse::Refused;
 use super::standing::Trust;
-use super::{Gateway, log_refusal, probe, tcp};
+use super::{Gateway, probe, tcp};
 use crate::addr::ClientAddr;
 use crate::detect::{self, Hint, Naming, Negotiated, Session};
 use crate::fault::Fault;
@@ -34,13 +35,10 @@ pub(super) async fn serve(gateway: Rc<Gateway>, accepted: Accepted) {
     gateway.observer.event(Event::ConnectionOpened);
     match AssertUnwindSafe(live(&gateway, socket, &mut record)).catch_unwind().await {
         Ok(Ok(())) => {}
-        Ok(Err(refused)) => {
-            log_refusal(&record.peer, record.target.as_ref(), &refused);
-            record.outcome = refused.outcome();
-        }
+        Ok(Err(refused)) => refused.close(&mut record),
         Err(_) => {
             gateway.observer.event(Event::Panicked);
-            record.outcome = Outcome::Refused { stage: Stage::Relay, fault: Fault::Ours, code: "relay.panic" };
+            Refused::new(Stage::Relay, Fault::Ours, "relay.panic", "a bug ended this connection").close(&mut record);
         }
     }
     record.duration = started.elapsed();
@@ -68,15 +66,16 @@ async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut R
     record.protocol = Some(session.protocol);
     lap(record, Stage::Detect, &mut mark);
 
+    let census = gateway.census.enter(&record.peer, session.protocol)?;
     let trust = Trust::new(gateway, secured.peer);
-    converse(gateway, session, trust, record).await
+    converse(gateway, session, (trust, census), record).await
 }
 
 /// What is said on the session: bytes, requests, or the probe.
 async fn converse<S>(
     gateway: &Rc<Gateway>,
     session: Session<S>,
-    trust: Trust,
+    (trust, census): (Trust, Entry),
     record: &mut Record,
 ) -> Result<(), Refused>
 where
@@ -100,12 +99,12 @@ where
                 record.target = Some(target.clone());
                 gateway.route.allowed(target)?;
             }
-            let start = Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust };
+            let start = Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, census };
             let ended = match protocol {
                 Protocol::Http2 => http::serve_http2(start, stream).await,
                 Protocol::Http1 | Protocol::Opaque => http::serve_http1(start, stream).await,
             };
-            outcome(&ended).map(|outcome| record.outcome = outcome)
+            outcome(ended).map(|outcome| record.outcome = outcome)
         }
     }
 }
@@ -138,13 +137,13 @@ fn hint(gateway: &Gateway, alpn: Alpn, sni: Option<crate::addr::Name>) -> Hint {
     Hint { alpn, sni, sni_is_own }
 }
 
-fn outcome(ended: &Ended) -> Result<Outcome, Refused> {
+fn outcome(ended: Ended) -> Result<Outcome, Refused> {
     let refused = |fault, code, detail: &str| Err(Refused::new(Stage::Relay, fault, code, detail));
     match ended.how {
         _ if ended.malformed => refused(Fault::Client, "relay.request_malformed", "framing that RFC 9112 forbids"),
         How::Closed | How::Idle => Ok(Outcome::Served),
         How::Cut => refused(Fault::Ours, "relay.drain_deadline", "the drain's deadline came"),
-        How::Distrusted(code) => refused(Fault::Policy, code, "the peer is no longer trusted"),
+        How::Distrusted(reason) => Err(reason),
         How::Failed => Ok(Outcome::Abandoned),
         How::SlowHead => refused(Fault::Client, "relay.header_timeout", "a request head did not arrive in time"),
     }

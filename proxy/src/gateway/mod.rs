@@ -8,6 +8,7 @@
 
 pub mod accept;
 mod admit;
+pub mod census;
 mod connection;
 mod dial;
 pub mod http;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use isthmus_probe::endpoint::Endpoint;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use self::census::Census;
 use self::dial::Dialer;
 use self::http::body::RequestBody;
 use self::refuse::Refused;
@@ -35,11 +37,11 @@ use self::retries::Retries;
 use crate::addr::{Name, Target};
 use crate::authorise::{Admitted, Policy};
 use crate::balance::{self, Balancer, Pick};
-use crate::connect::{self, Pool};
+use crate::connect::{self, Pool, PoolSettings};
 use crate::drain::Watch;
 use crate::fault::Fault;
 use crate::live::Live;
-use crate::record::{Observer, Peer, Stage};
+use crate::record::{Observer, Stage};
 use crate::route::{self, Directory, Service};
 use crate::tls::Credentials;
 use crate::{detect, relay, tls};
@@ -57,8 +59,10 @@ pub struct Shared {
     pub route: route::Settings,
     /// `balance:`
     pub balance: balance::Settings,
-    /// `connect:`
+    /// `connect:`, the sockets.
     pub connect: connect::Settings,
+    /// `connect:`, the pools.
+    pub pool: PoolSettings,
     /// `relay:`
     pub relay: relay::Settings,
     /// `http:`
@@ -71,6 +75,8 @@ pub struct Shared {
     pub directory: Arc<Directory>,
     /// What the balancers see, for the admin.
     pub loads: Arc<balance::Registry>,
+    /// Who is connected.
+    pub census: Arc<Census>,
     /// Handshakes under way at once, per worker.
     pub max_handshakes: usize,
     /// Answers probes, also those that come through 4143.
@@ -101,6 +107,7 @@ pub(crate) struct Gateway {
     pub(crate) policy: Arc<Live<Policy>>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) loads: Arc<balance::Registry>,
+    pub(crate) census: Arc<Census>,
     pub(crate) balancers: Balancers,
     pub(crate) handshakes: Handshakes,
     pub(crate) dialer: Dialer,
@@ -130,9 +137,10 @@ impl Gateway {
             policy: Arc::clone(&shared.policy),
             directory: Arc::clone(&shared.directory),
             loads: Arc::clone(&shared.loads),
+            census: Arc::clone(&shared.census),
             balancers: Balancers::default(),
             handshakes: Handshakes::new(shared.max_handshakes),
-            pool: Pool::new(dialer.clone(), shared.connect.clone()),
+            pool: Pool::new(dialer.clone(), shared.pool.clone()),
             dialer,
             retries: Retries::new(shared.http.retry_budget),
             probe: Arc::clone(&shared.probe),
@@ -209,31 +217,5 @@ impl Handshakes {
             Ok(Ok(place)) => Ok(place),
             _ => Err(Refused::new(Stage::Tls, Fault::Ours, "tls.overloaded", "too many handshakes are under way")),
         }
-    }
-}
-
-/// A refusal in the log: a client's faults at debug, what an operator must act on at warn; never too often.
-pub(crate) fn log_refusal(peer: &Peer, target: Option<&Target>, refused: &Refused) {
-    let identity = peer.identity.as_ref().map_or("-", |identity| identity.as_str());
-    let target = target.map_or_else(|| "-".to_owned(), ToString::to_string);
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(
-                stage = refused.stage.as_str(),
-                code = refused.code,
-                fault = refused.fault.as_str(),
-                client = %peer.addr,
-                identity,
-                target,
-                reason = %refused.detail,
-                "refused"
-            )
-        };
-    }
-    match refused.fault {
-        _ if refused.quiet => line!(trace),
-        Fault::Client => line!(debug),
-        Fault::Policy => line!(info),
-        Fault::Ours | Fault::Upstream => line!(warn),
     }
 }

@@ -15,7 +15,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::http::body::Body;
 use crate::fault::{Fault, Refusal};
-use crate::record::{Outcome, Stage};
+use crate::record::{Outcome, Record, Stage};
 
 /// A refusal on its way to the record and the peer.
 #[derive(Clone, Debug)]
@@ -27,17 +27,17 @@ pub(crate) struct Refused {
     pub(crate) detail: String,
     pub(crate) retry_is_safe: bool,
     pub(crate) retry_after: Option<Duration>,
-    /// Not worth a line: peers that come and go without a word, such as load balancers that look whether a port is open.
-    pub(crate) quiet: bool,
 }
 
 impl Refused {
     pub(crate) fn new(stage: Stage, fault: Fault, code: &'static str, detail: &str) -> Self {
-        Self { stage, fault, code, detail: detail.to_owned(), retry_is_safe: false, retry_after: None, quiet: false }
+        Self { stage, fault, code, detail: detail.to_owned(), retry_is_safe: false, retry_after: None }
     }
 
-    pub(crate) fn outcome(&self) -> Outcome {
-        Outcome::Refused { stage: self.stage, fault: self.fault, code: self.code }
+    /// Writes into the record how it ended, and why in words for the log.
+    pub(crate) fn close(self, record: &mut Record) {
+        record.outcome = Outcome::Refused { stage: self.stage, fault: self.fault, code: self.code };
+        record.detail = Some(self.detail.into());
     }
 }
 
@@ -60,7 +60,6 @@ impl<E: Refusal> From<E> for Refused {
             detail,
             retry_is_safe: error.retry_is_safe(),
             retry_after: error.retry_after(),
-            quiet: error.is_quiet(),
         }
     }
 }

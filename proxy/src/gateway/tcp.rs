@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::dial::Upstream;
 use super::refuse::Refused;
 use super::standing::{Standing, Trust};
-use super::{Gateway, Routed, log_refusal};
+use super::{Gateway, Routed};
 use crate::addr::Target;
 use crate::balance::{Failure, Guard};
 use crate::connect::Dial;
@@ -54,10 +54,8 @@ where
     let line = Line { gateway: Rc::clone(gateway), record: None, standing, _alive: gateway.drain.alive() };
     let ended = line.pump(stream, upstream).await;
     passed(record, Stage::Relay);
-    record.bytes_received = ended.received;
-    record.bytes_sent = ended.sent;
+    ended.write(record);
     drop(guard);
-    record.outcome = ended.outcome;
     Ok(())
 }
 
@@ -94,10 +92,21 @@ pub(super) struct Line {
 }
 
 /// What a line moved and how it ended.
-pub(super) struct Moved {
+struct Moved {
     received: u64,
     sent: u64,
-    outcome: Outcome,
+    ended: Result<(), Refused>,
+}
+
+impl Moved {
+    fn write(self, record: &mut Record) {
+        record.bytes_received = self.received;
+        record.bytes_sent = self.sent;
+        match self.ended {
+            Ok(()) => record.outcome = Outcome::Served,
+            Err(refused) => refused.close(record),
+        }
+    }
 }
 
 impl Line {
@@ -123,9 +132,7 @@ impl Line {
         if let Some(mut record) = self.record.take() {
             record.duration = started.elapsed();
             record.stages[Stage::Relay as usize] = record.duration;
-            record.bytes_received = moved.received;
-            record.bytes_sent = moved.sent;
-            record.outcome = moved.outcome;
+            moved.write(&mut record);
             self.gateway.observer.closed(&record);
         }
     }
@@ -137,18 +144,14 @@ impl Line {
     {
         let counters = relay::Counters::default();
         let mut phases = self.gateway.drain.clone();
-        let outcome = tokio::select! {
+        let ended = tokio::select! {
             biased;
-            ended = relay::pump(client, upstream, &self.gateway.relay, &counters) => match ended {
-                Ok(()) => Outcome::Served,
-                Err(error) => Refused::from(error).outcome(),
-            },
-            () = phases.reached(Phase::Cut) => Outcome::Refused { stage: Stage::Relay, fault: Fault::Ours, code: "relay.drain_deadline" },
-            refused = self.standing.lost() => {
-                log_refusal(self.standing.peer(), Some(self.standing.target()), &refused);
-                refused.outcome()
+            ended = relay::pump(client, upstream, &self.gateway.relay, &counters) => ended.map_err(Refused::from),
+            () = phases.reached(Phase::Cut) => {
+                Err(Refused::new(Stage::Relay, Fault::Ours, "relay.drain_deadline", "the drain's deadline came"))
             }
+            refused = self.standing.lost() => Err(refused),
         };
-        Moved { received: counters.received(), sent: counters.sent(), outcome }
+        Moved { received: counters.received(), sent: counters.sent(), ended }
     }
 }

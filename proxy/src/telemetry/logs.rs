@@ -216,8 +216,8 @@ impl Limiter {
     }
 }
 
-/// Writes refusals to the log: at `debug` what peers and policy caused, at `warn` what the gateway or a service behind
-/// it did. One per worker.
+/// Writes refusals to the log: at `warn` what the gateway or a service behind it did, at `info` what peers did and what
+/// the policy refused, at `debug` what any open port sees all day. One per worker.
 #[derive(Debug)]
 pub struct Refusals {
     limiter: Limiter,
@@ -230,6 +230,18 @@ impl Refusals {
     }
 }
 
+/// What comes from port scans and health checks rather than from peers that meant us.
+const NOISE: [&str; 8] = [
+    "accept.eof",
+    "accept.io",
+    "detect.eof",
+    "tls.eof",
+    "tls.foreign_sni",
+    "tls.io",
+    "tls.no_sni",
+    "tls.plaintext",
+];
+
 impl Observer for Refusals {
     fn event(&self, event: Event<'_>) {
         if event == Event::Panicked {
@@ -241,18 +253,27 @@ impl Observer for Refusals {
 
     fn closed(&self, record: &Record) {
         let Outcome::Refused { stage, fault, code } = record.outcome else { return };
-        let quiet = matches!(fault, Fault::Client | Fault::Policy);
-        if quiet && !tracing::enabled!(tracing::Level::DEBUG) {
-            return;
-        }
-        let Some(suppressed) = self.limiter.admit(code) else { return };
+        let noise = fault == Fault::Client && NOISE.contains(&code);
+        let enabled = match fault {
+            Fault::Ours | Fault::Upstream => true,
+            _ if noise => tracing::enabled!(tracing::Level::DEBUG),
+            Fault::Client | Fault::Policy => tracing::enabled!(tracing::Level::INFO),
+        };
+        // What nobody would read must not use up the window.
+        let Some(suppressed) = enabled.then(|| self.limiter.admit(code)).flatten() else { return };
         let identity = record.peer.identity.as_ref().map(tracing::field::display);
         let service = record.target.as_ref().map(tracing::field::display);
-        let (stage, fault, client) = (stage.as_str(), fault.as_str(), record.peer.addr);
-        if quiet {
-            tracing::debug!(stage, code, fault, %client, identity, service, suppressed, "refused");
-        } else {
-            tracing::warn!(stage, code, fault, %client, identity, service, suppressed, "refused");
+        let reason = record.detail.as_deref().unwrap_or_default();
+        let (stage, client) = (stage.as_str(), record.peer.addr);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(stage, code, fault = fault.as_str(), %client, identity, service, reason, suppressed, "refused")
+            };
+        }
+        match fault {
+            Fault::Ours | Fault::Upstream => line!(warn),
+            _ if noise => line!(debug),
+            Fault::Client | Fault::Policy => line!(info),
         }
     }
 }

@@ -92,6 +92,7 @@ pub(crate) mod samples {
                 retries: 0,
             })),
             outcome: Outcome::Served,
+            detail: None,
         }
     }
 

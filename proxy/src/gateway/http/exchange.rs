@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::session::HttpSession;
 use crate::fault::Fault;
-use crate::gateway::refuse::Refused;
+use crate::gateway::refuse::{self, Refused};
 use crate::record::{Event, Outcome, Protocol, Record, Request, Stage};
 
 /// A request in flight.
@@ -40,16 +40,7 @@ impl Exchange {
             started: now,
             mark: now,
             record: Record {
-                started: SystemTime::now(),
-                duration: Duration::ZERO,
-                peer: Arc::clone(&session.peer),
                 protocol: Some(protocol),
-                target: None,
-                endpoint: None,
-                rule: None,
-                bytes_received: 0,
-                bytes_sent: 0,
-                stages: [Duration::ZERO; 8],
                 request: Some(Box::new(Request {
                     method: parts.method.clone(),
                     path: path.into(),
@@ -59,7 +50,7 @@ impl Exchange {
                     traceparent: parts.headers.get("traceparent").cloned(),
                     retries: 0,
                 })),
-                outcome: Outcome::Abandoned,
+                ..Record::connection(Arc::clone(&session.peer), SystemTime::now())
             },
             received: Rc::default(),
             settled: false,
@@ -78,11 +69,12 @@ impl Exchange {
     }
 
     /// Writes down that the gateway itself answers, and why.
-    pub(super) fn refused(&mut self, refused: &Refused, grpc: bool) {
-        let (status, grpc_status) = super::super::refuse::status(refused, grpc);
+    pub(super) fn refused(&mut self, refused: Refused, grpc: bool) {
+        let (status, grpc_status) = refuse::status(&refused, grpc);
         self.request().status = Some(status);
         self.request().grpc_status = grpc_status;
-        self.settle(Outcome::Refused { stage: refused.stage, fault: refused.fault, code: refused.code });
+        self.settled = true;
+        refused.close(&mut self.record);
     }
 
     /// The response's body ended as its sender meant it to.

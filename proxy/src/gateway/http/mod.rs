@@ -33,7 +33,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use self::guarded::Guarded;
 use self::session::{HttpSession, Tick};
 use super::standing::Trust;
-use super::{Gateway, log_refusal};
+use super::Gateway;
+use super::census::Entry;
+use super::refuse::Refused;
 use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;
@@ -121,6 +123,7 @@ pub(crate) struct Start {
     pub(crate) client: Identity,
     pub(crate) naming: Naming,
     pub(crate) trust: Trust,
+    pub(crate) census: Entry,
 }
 
 impl Start {
@@ -192,14 +195,14 @@ pub(crate) struct Ended {
 }
 
 /// Who ended an HTTP session.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum How {
     /// The client, or both in agreement.
     Closed,
     /// The drain's deadline.
     Cut,
     /// The peer lost its trust, for this reason.
-    Distrusted(&'static str),
+    Distrusted(Refused),
     /// The transport or the peer's protocol failed.
     Failed,
     /// The session's clock: idle.
@@ -222,7 +225,8 @@ where
     let mut phases = session.gateway.drain.clone();
     let mut until = Phase::Draining;
     let mut retired = false;
-    let mut deadline: Option<(Instant, &'static str)> = None;
+    let mut deadline: Option<Instant> = None;
+    let mut reason: Option<Refused> = None;
     let mut distrusted = pin!(session.trust.lost());
     let mut clock = interval(TICK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -231,7 +235,7 @@ where
             biased;
             ended = connection.as_mut() => {
                 return match ended {
-                    Ok(()) => deadline.map_or(How::Closed, |(_, code)| How::Distrusted(code)),
+                    Ok(()) => reason.map_or(How::Closed, How::Distrusted),
                     Err(error) => {
                         tracing::debug!(stage = "relay", error = %error, "HTTP session ended");
                         How::Failed
@@ -247,14 +251,14 @@ where
                 retire(connection.as_mut());
             }
             refused = distrusted.as_mut(), if deadline.is_none() => {
-                log_refusal(&session.peer, None, &refused);
-                deadline = Some((Instant::now() + session.gateway.distrust_deadline, refused.code));
+                deadline = Some(Instant::now() + session.gateway.distrust_deadline);
+                reason = Some(refused);
                 retired = true;
                 retire(connection.as_mut());
             }
             _ = clock.tick() => match session.tick(Instant::now()) {
-                _ if deadline.is_some_and(|(at, _)| Instant::now() >= at) => {
-                    return How::Distrusted(deadline.map_or("tls.untrusted", |(_, code)| code));
+                _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                    return reason.map_or(How::Cut, How::Distrusted);
                 }
                 Tick::Fine => {}
                 Tick::SlowHead => return How::SlowHead,

@@ -27,7 +27,7 @@ use crate::connect::Streamed;
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
 use crate::gateway::refuse::{self, Refused};
-use crate::gateway::{Routed, log_refusal};
+use crate::gateway::Routed;
 use crate::record::{Event, Stage};
 use crate::wire::forwarded;
 
@@ -68,9 +68,9 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
             response.map(|body| body.recording(exchange))
         }
         Err(refused) => {
-            log_refusal(&session.peer, exchange.record.target.as_ref(), &refused);
-            exchange.refused(&refused, grpc);
-            refuse::response(&refused, grpc)
+            let response = refuse::response(&refused, grpc);
+            exchange.refused(refused, grpc);
+            response
         }
     }
 }

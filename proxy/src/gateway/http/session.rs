@@ -14,6 +14,7 @@ use super::Start;
 use super::guarded::SharedGuard;
 use crate::detect::Naming;
 use crate::gateway::Gateway;
+use crate::gateway::census::Entry;
 use crate::gateway::standing::Trust;
 use crate::identity::Identity;
 use crate::record::Peer;
@@ -28,6 +29,7 @@ pub(crate) struct HttpSession {
     pub(crate) trust: Trust,
     /// Present on HTTP/1.
     pub(super) guard: Option<SharedGuard>,
+    census: Entry,
     active: Cell<u32>,
     served: Cell<u64>,
     opened: Instant,
@@ -52,7 +54,7 @@ pub(super) enum Tick {
 impl HttpSession {
     pub(super) fn new(start: Start, guard: Option<SharedGuard>) -> Self {
         let now = Instant::now();
-        let Start { gateway, peer, client, naming, trust } = start;
+        let Start { gateway, peer, client, naming, trust, census } = start;
         Self {
             gateway,
             peer,
@@ -60,6 +62,7 @@ impl HttpSession {
             naming,
             trust,
             guard,
+            census,
             active: Cell::new(0),
             served: Cell::new(0),
             opened: now,
@@ -70,6 +73,7 @@ impl HttpSession {
     }
 
     pub(super) fn request_started(&self) {
+        self.census.request();
         self.active.set(self.active.get() + 1);
         self.head_since.set(None);
     }
