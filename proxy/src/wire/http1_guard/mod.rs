@@ -6,6 +6,7 @@
 //! first byte that must not be delivered; a request whose head is refused is never whole before that byte. No copy is
 //! made, bodies are skipped by count, and the verdict does not depend on where chunks end. (RFC 9112.)
 
+mod bytes;
 mod chunked;
 mod head;
 
