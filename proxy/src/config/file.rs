@@ -325,7 +325,7 @@ section! {
         /// Refuses endpoints at loopback addresses, which in a pod are the gateway itself and its sidecars.
         deny_loopback: bool = false,
         /// HTTP/1.1: idle connections kept per endpoint and worker.
-        max_idle: usize = 64,
+        max_idle: usize = 256,
         /// HTTP/1.1: how long an idle connection is kept. Below the backend's own, which else closes it first.
         idle_timeout: Time = secs(3),
         /// HTTP/1.1: connections per endpoint and worker.
@@ -334,16 +334,16 @@ section! {
         max_streams: usize = 100,
         /// HTTP/2: connections per endpoint and worker.
         max_http2_connections: usize = 8,
-        /// When a connection is replaced; 0 is never.
-        max_age: Time = millis(0),
-        /// HTTP/2: how often an endpoint is asked whether it lives; 0 is off.
-        keepalive_interval: Time = secs(10),
+        /// When a connection is replaced, so that it is verified against current certificates.
+        max_age: Time = secs(3600),
+        /// HTTP/2: how often an endpoint is asked whether it lives; 0 is off. gRPC servers count questions more
+        /// frequent than one in five minutes as abuse; the kernel's keepalive serves instead.
+        keepalive_interval: Time = millis(0),
         /// HTTP/2: how long the answer may take.
-        keepalive_timeout: Time = secs(3),
-        /// HTTP/2: what an endpoint may send on one stream before it is read.
-        stream_window: Size = Size(1 << 20),
-        /// HTTP/2: the same for one connection.
-        connection_window: Size = Size(4 << 20),
+        keepalive_timeout: Time = secs(10),
+        /// HTTP/2: what an endpoint may send on one stream before it is read. A connection's window is this times
+        /// `max_streams`, so that clients who do not read cannot close it for the others.
+        stream_window: Size = Size(256 * 1024),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::identity::Identity;
 use crate::route::Published;
 use crate::telemetry::lines::Destination;
 use crate::telemetry::{access_log, logs, metrics};
-use crate::{balance, detect, gateway, relay, route, sources, tls};
+use crate::{admin, balance, detect, gateway, relay, route, sources, tls};
 
 /// A configuration that was read and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -309,6 +309,40 @@ impl Config {
             deny_loopback: connect.deny_loopback,
             ..connect::Settings::default()
         }
+    }
+
+    /// `connect`, the pools.
+    pub fn pool(&self) -> PoolSettings {
+        let connect = &self.file.connect;
+        PoolSettings {
+            dial_timeout: connect.timeout.0,
+            http1_connections: connect.max_connections,
+            http1_idle: connect.max_idle,
+            http1_idle_timeout: connect.idle_timeout.0,
+            http2_connections: connect.max_http2_connections,
+            http2_streams: connect.max_streams,
+            http2_window: connect.stream_window.bytes_u32(),
+            http2_ping_interval: on(connect.keepalive_interval),
+            http2_ping_timeout: connect.keepalive_timeout.0,
+            max_age: connect.max_age.0,
+            ..PoolSettings::default()
+        }
+    }
+
+    /// `relay`
+    pub fn relay(&self) -> relay::Settings {
+        let relay = &self.file.relay;
+        relay::Settings {
+            idle_timeout: on(relay.idle_timeout),
+            total_timeout: on(relay.total_timeout),
+            ..relay::Settings::default()
+        }
+    }
+
+    /// `admin`
+    pub fn admin(&self) -> admin::Settings {
+        let from = if self.file.admin.remote_log_level { admin::From::Anywhere } else { admin::From::Loopback };
+        admin::Settings { log_level_from: from, ..admin::Settings::default() }
     }
 
     /// `http`

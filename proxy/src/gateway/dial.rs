@@ -5,30 +5,37 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::connect::{self, Dial};
 use crate::endpoint::Endpoint;
+use crate::fault::Refusal;
 use crate::live::Live;
-use crate::record::Protocol;
-use crate::tls::client::ClientStream;
-use crate::tls::{self, Credentials};
+use crate::record::{Event, Observer, Protocol};
+use crate::tls::verify::Reason;
+use crate::tls::{self, ClientStream, Credentials};
 
 /// Dials endpoints with the gateway's own credentials.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
     settings: connect::Settings,
     credentials: Arc<Live<Credentials>>,
+    observer: Rc<dyn Observer>,
 }
 
 impl Dialer {
-    pub(super) fn new(settings: connect::Settings, credentials: Arc<Live<Credentials>>) -> Self {
-        Self { settings, credentials }
+    pub(super) fn new(
+        settings: connect::Settings,
+        credentials: Arc<Live<Credentials>>,
+        observer: Rc<dyn Observer>,
+    ) -> Self {
+        Self { settings, credentials, observer }
     }
 
     async fn secured(&self, endpoint: &Endpoint, protocol: Protocol) -> Result<Upstream, connect::Error> {
@@ -40,21 +47,26 @@ impl Dialer {
             Protocol::Opaque => &[],
         };
         let credentials = self.credentials.load_full();
-        let stream = tls::client::connect(tcp, &credentials, expected, alpn).await.map_err(refused)?;
-        Ok(Upstream::Tls(Box::new(stream)))
+        let connected = tls::client::connect(tcp, &credentials, expected, alpn).await.map_err(refused)?;
+        Ok(Upstream::Tls(Box::new(connected.stream)))
     }
 }
 
 fn refused(error: tls::client::Error) -> connect::Error {
-    if error.is_identity() { connect::Error::Identity(Box::new(error)) } else { connect::Error::Tls(Box::new(error)) }
+    let somebody_else = matches!(&error, tls::client::Error::Certificate { reason: Reason::Identity { .. }, .. });
+    if somebody_else { connect::Error::Identity(Arc::new(error)) } else { connect::Error::Tls(Arc::new(error)) }
 }
 
 impl Dial for Dialer {
     type Stream = Upstream;
 
     async fn dial(&self, endpoint: &Endpoint, protocol: Protocol) -> Result<Upstream, connect::Error> {
-        let limit: Duration = self.settings.timeout;
-        tokio::time::timeout(limit, self.secured(endpoint, protocol)).await.unwrap_or(Err(connect::Error::Timeout))
+        let started = Instant::now();
+        let dialed = tokio::time::timeout(self.settings.timeout, self.secured(endpoint, protocol)).await;
+        let dialed = dialed.unwrap_or(Err(connect::Error::Timeout));
+        let result = dialed.as_ref().map_or_else(Refusal::code, |_| "ok");
+        self.observer.event(Event::Connected { result, took: started.elapsed() });
+        dialed
     }
 }
 

@@ -26,6 +26,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use ::http::{HeaderMap, Request, Response};
 use isthmus_probe::endpoint::Endpoint;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -36,9 +37,10 @@ use self::refuse::Refused;
 use self::retries::Retries;
 use crate::addr::{Name, Target};
 use crate::authorise::{Admitted, Policy};
-use crate::balance::{self, Balancer, Pick};
-use crate::connect::{self, Pool, PoolSettings};
+use crate::balance::{self, Balancer, Failure, Pick};
+use crate::connect::{self, Pool, PoolSettings, Streamed};
 use crate::drain::Watch;
+use crate::endpoint::Endpoint as EndpointAddr;
 use crate::fault::Fault;
 use crate::live::Live;
 use crate::record::{Observer, Stage};
@@ -111,7 +113,7 @@ pub(crate) struct Gateway {
     pub(crate) balancers: Balancers,
     pub(crate) handshakes: Handshakes,
     pub(crate) dialer: Dialer,
-    pub(crate) pool: Pool<Dialer, RequestBody>,
+    pub(crate) pool: Pool<RequestBody>,
     pub(crate) retries: Retries,
     pub(crate) probe: Arc<Endpoint>,
     pub(crate) probe_ports: Vec<u16>,
@@ -161,6 +163,52 @@ impl Gateway {
         }
         let balancer = self.balancers.of(&service, &self.balance, &self.loads);
         Ok(Routed { service, balancer })
+    }
+}
+
+/// Why a request got no response from its endpoint.
+#[derive(Debug)]
+pub(crate) struct SendFailed {
+    pub(crate) refused: Refused,
+    pub(crate) failure: Failure,
+    pub(crate) retry_is_safe: bool,
+    /// The head, where the request certainly was not sent.
+    pub(crate) returned: Option<HeaderMap>,
+}
+
+impl Gateway {
+    /// Sends a request to an endpoint, within the time a request may take.
+    pub(crate) async fn send(
+        &self,
+        endpoint: &EndpointAddr,
+        request: Request<RequestBody>,
+        version: connect::Version,
+    ) -> Result<Response<Streamed<RequestBody>>, SendFailed> {
+        let sending = self.pool.send(endpoint, request, version);
+        let sent = match self.http.request_timeout {
+            None => sending.await,
+            Some(limit) => match tokio::time::timeout(limit, sending).await {
+                Ok(sent) => sent,
+                Err(_) => return Err(SendFailed::late()),
+            },
+        };
+        sent.map_err(|error| {
+            let failure = match &error.error {
+                connect::Error::Closed(_) | connect::Error::Reset(_) | connect::Error::Protocol(_) => Failure::Reset,
+                _ => Failure::Connect,
+            };
+            let retry_is_safe = error.retry_is_safe();
+            let returned = error.request.map(|request| request.into_parts().0.headers);
+            SendFailed { refused: Refused::from(error.error), failure, retry_is_safe, returned }
+        })
+    }
+}
+
+impl SendFailed {
+    fn late() -> Self {
+        let detail = "the endpoint did not answer within http.request_timeout";
+        let refused = Refused::new(Stage::Relay, Fault::Upstream, "relay.request_timeout", detail);
+        Self { refused, failure: Failure::Timeout, retry_is_safe: false, returned: None }
     }
 }
 

@@ -30,10 +30,12 @@ pub struct ProbePort {
     pub endpoint: Arc<Endpoint>,
     /// The gateway's identity, which mirrors check.
     pub credentials: Arc<Live<Credentials>>,
-    /// How handshakes are held here; whether a client certificate is required is part of it.
+    /// How handshakes are held here.
     pub tls: tls::Settings,
     /// Whether plaintext is answered too, for the kubelet and for load balancers.
     pub plaintext: bool,
+    /// Whether probes without a client certificate are refused.
+    pub require_client_certificate: bool,
     /// How long the first byte may take, which tells TLS from plaintext.
     pub first_byte_timeout: Duration,
 }
@@ -75,7 +77,12 @@ impl ProbePort {
             }
         }
         let credentials = self.credentials.load_full();
-        match tls::server::accept_probe(socket, &credentials, &self.tls).await {
+        let stream = if self.require_client_certificate {
+            tls::server::accept(socket, &credentials, &self.tls).await.map(|accepted| accepted.stream)
+        } else {
+            tls::server::accept_anyone(socket, &credentials, &self.tls).await.map(|accepted| accepted.stream)
+        };
+        match stream {
             Ok(stream) => self.endpoint.serve_connection(stream, peer).await,
             Err(error) => {
                 tracing::debug!(stage = "tls", code = crate::fault::Refusal::code(&error), %peer, "a probe was refused");

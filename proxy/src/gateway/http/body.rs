@@ -33,7 +33,7 @@ pub(crate) struct Body {
 #[derive(Debug)]
 enum Source {
     Ours(Full<Bytes>),
-    Upstream(Streamed),
+    Upstream(Streamed<RequestBody>),
 }
 
 impl Body {
@@ -45,7 +45,7 @@ impl Body {
         Self { source: Source::Ours(body), guard: None, exchange: None }
     }
 
-    pub(crate) fn upstream(body: Streamed, guard: Option<Guard>) -> Self {
+    pub(crate) fn upstream(body: Streamed<RequestBody>, guard: Option<Guard>) -> Self {
         Self { source: Source::Upstream(body), guard, exchange: None }
     }
 

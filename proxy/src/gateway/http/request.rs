@@ -7,13 +7,14 @@
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{EXPECT, FORWARDED, HOST, HeaderValue};
+use http::header::{EXPECT, FORWARDED, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::{Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
@@ -23,7 +24,7 @@ use super::exchange::Exchange;
 use super::session::HttpSession;
 use super::{headers, upgrade};
 use crate::balance::{Failure, Guard, Pick};
-use crate::connect::Streamed;
+use crate::connect::{Streamed, Version};
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
 use crate::gateway::refuse::{self, Refused};
@@ -47,7 +48,7 @@ pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>)
 async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     let mut exchange = Box::new(Exchange::begin(&session, &parts));
-    let grpc = parts.version == Version::HTTP_2
+    let grpc = parts.version == http::Version::HTTP_2
         && parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
     if let Some(response) = probe(&session, &parts) {
         exchange.request().status = Some(response.status().as_u16());
@@ -115,7 +116,8 @@ async fn proceed(
 
     let gate = expects_continue(&mut parts);
     let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone());
-    let (response, guard) = deliver(session, &ask, &routed, parts, body, gate, exchange).await?;
+    let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
+    let (response, guard) = deliver(session, &ask, &routed, (head, body), gate, exchange).await?;
     Ok(to_client(response, guard, &ask))
 }
 
@@ -124,11 +126,10 @@ async fn deliver(
     session: &Rc<HttpSession>,
     ask: &Ask,
     routed: &Routed,
-    parts: Parts,
-    body: RequestBody,
+    (mut head, body): (Head, RequestBody),
     gate: Option<Arc<Gate>>,
     exchange: &mut Box<Exchange>,
-) -> Result<(Response<Streamed>, Guard), Refused> {
+) -> Result<(Response<Streamed<RequestBody>>, Guard), Refused> {
     let gateway = &session.gateway;
     gateway.retries.request();
     let mut avoid = Vec::new();
@@ -138,10 +139,15 @@ async fn deliver(
         let pick = pick?;
         exchange.record.endpoint = Some(pick.endpoint.addr);
         let version = upstream_version(ask, &pick)?;
-        let request = outgoing(&parts, ask, version, body.clone(), gate.as_ref());
+        let tried = exchange.request().retries;
+        let may_retry = tried < gateway.http.max_retries;
+        // HTTP/2 may hand a request back after it was sent (REFUSED_STREAM, GOAWAY): only then is a copy needed.
+        let copy = (may_retry && version == Version::Http2 && body.untouched()).then(|| head.headers.clone());
+        let request = outgoing(&head.method, &head.uri, head.headers, ask, version, body.clone());
+        let request = hold_back(request, gate.as_ref(), version);
         let sent = gateway.send(&pick.endpoint, request, version).await;
         exchange.passed(Stage::Connect);
-        let refused = match sent {
+        let error = match sent {
             Ok(response) => {
                 if let Some(gate) = &gate {
                     gate.open();
@@ -154,84 +160,101 @@ async fn deliver(
                 }
                 return Ok((response, pick.guard));
             }
-            Err(refused) => refused,
+            Err(error) => error,
         };
         if body.failed() {
             return Err(Refused::new(Stage::Relay, Fault::Client, "relay.request_malformed", "the client's body broke off"));
         }
-        pick.guard.failed(failure_of(&refused));
-        let tried = exchange.request().retries;
-        let again = refused.retry_is_safe && body.untouched() && tried < gateway.http.max_retries;
-        if !again || !gateway.retries.take() {
-            return Err(refused);
-        }
+        pick.guard.failed(error.failure);
+        let again = error.retry_is_safe && may_retry && body.untouched();
+        let kept = error.returned.or(copy).filter(|_| again && gateway.retries.take());
+        let Some(headers) = kept else { return Err(error.refused) };
+        head.headers = headers;
         gateway.observer.event(Event::Retried);
         exchange.request().retries = tried + 1;
         avoid.push(pick.endpoint.addr);
     }
 }
 
-fn failure_of(refused: &Refused) -> Failure {
-    match refused.code {
-        "connect.reset" | "connect.closed" => Failure::Reset,
-        "relay.request_timeout" => Failure::Timeout,
-        _ => Failure::Connect,
-    }
+/// A request's head, apart from its body.
+struct Head {
+    method: http::Method,
+    uri: Uri,
+    headers: HeaderMap,
 }
 
 /// HTTP/2 requests go on as HTTP/2 and HTTP/1 requests as HTTP/1, unless the endpoint says what it speaks.
 fn upstream_version(ask: &Ask, pick: &Pick) -> Result<Version, Refused> {
     match pick.endpoint.speaks {
-        Speaks::AsClient if ask.version == Version::HTTP_2 => Ok(Version::HTTP_2),
-        Speaks::AsClient | Speaks::Http1 => Ok(Version::HTTP_11),
-        Speaks::Http2 => Ok(Version::HTTP_2),
-        Speaks::Opaque => Err(Refused::new(Stage::Relay, Fault::Client, "relay.opaque_service", "an opaque service was asked for by HTTP")),
+        Speaks::AsClient if ask.version == http::Version::HTTP_2 => Ok(Version::Http2),
+        Speaks::AsClient | Speaks::Http1 => Ok(Version::Http1),
+        Speaks::Http2 => Ok(Version::Http2),
+        Speaks::Opaque => {
+            let detail = "an opaque service was asked for by HTTP";
+            Err(Refused::new(Stage::Relay, Fault::Client, "relay.opaque_service", detail))
+        }
     }
 }
 
 /// A request for the endpoint: the form of the target and `host` follow the version spoken there.
 pub(super) fn outgoing(
-    parts: &Parts,
+    method: &http::Method,
+    uri: &Uri,
+    headers: HeaderMap,
     ask: &Ask,
     version: Version,
     body: RequestBody,
-    gate: Option<&Arc<Gate>>,
 ) -> Request<RequestBody> {
     let mut request = Request::new(body);
-    *request.method_mut() = parts.method.clone();
-    *request.version_mut() = version;
-    *request.headers_mut() = parts.headers.clone();
-    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let came_as_h2 = ask.version == Version::HTTP_2;
-    if version == Version::HTTP_2 {
-        // `:authority` stays what an HTTP/2 client wrote; an HTTP/1 one gets what its `host` would have become.
-        let kept = parts.uri.authority().filter(|_| came_as_h2).cloned();
-        let authority = kept.unwrap_or_else(|| authority_of(&headers::host_of(&ask.target)));
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(parts.uri.scheme().cloned().unwrap_or(Scheme::HTTP));
-        uri.authority = Some(authority);
-        uri.path_and_query = Some(path);
-        *request.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path make a valid URI");
-        request.headers_mut().remove(HOST);
-    } else {
-        *request.uri_mut() = Uri::from(path);
-        request.headers_mut().insert(HOST, headers::host_of(&ask.target));
-    }
-    if let Some(gate) = gate {
-        if version == Version::HTTP_2 {
-            gate.open(); // over HTTP/2 flow control does what 100 Continue is for
-        } else {
-            request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
-            let gate = Arc::clone(gate);
-            hyper::ext::on_informational(&mut request, move |response| {
-                if response.status() == http::StatusCode::CONTINUE {
-                    gate.open();
-                }
-            });
+    *request.method_mut() = method.clone();
+    *request.headers_mut() = headers;
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    match version {
+        Version::Http2 => {
+            // `:authority` stays what an HTTP/2 client wrote; an HTTP/1 one gets what its `host` would have become.
+            let kept = uri.authority().filter(|_| ask.version == http::Version::HTTP_2).cloned();
+            let mut parts = http::uri::Parts::default();
+            parts.scheme = Some(uri.scheme().cloned().unwrap_or(Scheme::HTTP));
+            parts.authority = Some(kept.unwrap_or_else(|| authority_of(&headers::host_of(&ask.target))));
+            parts.path_and_query = Some(path);
+            *request.version_mut() = http::Version::HTTP_2;
+            *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a valid URI");
+            request.headers_mut().remove(HOST);
+        }
+        Version::Http1 => {
+            *request.uri_mut() = Uri::from(path);
+            request.headers_mut().insert(HOST, headers::host_of(&ask.target));
         }
     }
     request
 }
+
+/// Where the client waits for `100 Continue`, lets its body go when the endpoint says so, or after a moment: old servers
+/// never say it, and over HTTP/2 flow control does what it is for.
+fn hold_back(mut request: Request<RequestBody>, gate: Option<&Arc<Gate>>, version: Version) -> Request<RequestBody> {
+    let Some(gate) = gate.map(Arc::clone) else { return request };
+    if version == Version::Http2 {
+        gate.open();
+        return request;
+    }
+    request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+    let patience = Arc::downgrade(&gate);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(CONTINUE_PATIENCE).await;
+        if let Some(gate) = patience.upgrade() {
+            gate.open();
+        }
+    });
+    hyper::ext::on_informational(&mut request, move |response| {
+        if response.status() == http::StatusCode::CONTINUE {
+            gate.open();
+        }
+    });
+    request
+}
+
+/// How long an endpoint's `100 Continue` is waited for. What curl waits before it sends its body unasked.
+const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
 fn authority_of(host: &HeaderValue) -> http::uri::Authority {
     http::uri::Authority::try_from(host.as_bytes()).expect("a validated name is a valid authority")
@@ -245,14 +268,14 @@ fn expects_continue(parts: &mut Parts) -> Option<Arc<Gate>> {
 }
 
 /// The endpoint's response, fit for the client.
-fn to_client(response: Response<Streamed>, guard: Guard, ask: &Ask) -> Response<Body> {
+fn to_client(response: Response<Streamed<RequestBody>>, guard: Guard, ask: &Ask) -> Response<Body> {
     let mut response = response.map(|body| Body::upstream(body, Some(guard)));
     headers::clean_response(response.headers_mut());
     if let Some(mark) = &ask.orig_proto {
         response.headers_mut().insert(headers::L5D_ORIG_PROTO, mark.clone());
     }
     // hyper writes the version of the client's connection; the endpoint's must not leak into it.
-    *response.version_mut() = Version::default();
+    *response.version_mut() = http::Version::default();
     response.extensions_mut().clear();
     response
 }

@@ -20,7 +20,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -32,8 +32,8 @@ use super::exchange::Exchange;
 use super::request::outgoing;
 use super::session::HttpSession;
 use super::{headers, websocket};
-use crate::balance::{Failure, Guard};
-use crate::connect::Streamed;
+use crate::balance::Guard;
+use crate::connect::{Streamed, Version};
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
 use crate::gateway::Routed;
@@ -111,14 +111,14 @@ async fn switch(
     }
     let client_key = parts.headers.get(SEC_WEBSOCKET_KEY).cloned();
     let (request, our_key) = if to_h2 { extended(&parts, &ask) } else { upgrade(&parts, &ask, &protocol, over_h2) };
-    let version = request.version();
+    let version = if to_h2 { Version::Http2 } else { Version::Http1 };
     let answer = gateway.send(&pick.endpoint, request, version).await;
     exchange.passed(Stage::Connect);
     let mut answer = match answer {
         Ok(answer) => answer,
-        Err(refused) => {
-            pick.guard.failed(Failure::Connect);
-            return Err(refused);
+        Err(error) => {
+            pick.guard.failed(error.failure);
+            return Err(error.refused);
         }
     };
     pick.guard.first_byte();
@@ -133,13 +133,13 @@ async fn switch(
         return Err(Refused::new(Stage::Relay, Fault::Upstream, "relay.upgrade_refused", "the endpoint's sec-websocket-accept does not answer our key"));
     }
     let upstream = hyper::upgrade::on(&mut answer);
-    let response = agreed_response(answer, &protocol, client_key.as_ref(), over_h2);
+    let response = agreed_response(&answer, &protocol, client_key.as_ref(), over_h2);
     if let Some(guard) = &session.guard {
         guard.borrow_mut().upgraded();
     }
     let upstream = async move { upstream.await.map(TokioIo::new) };
     let endpoint = pick.endpoint.addr;
-    join_later(session, &routed, client, (upstream, endpoint), pick.guard);
+    join_later(session, &routed, client, (upstream, endpoint), (pick.guard, answer.into_body()));
     Ok(response)
 }
 
@@ -149,7 +149,7 @@ fn unsupported(detail: &str) -> Refused {
 
 /// Extended CONNECT towards an HTTP/2 endpoint (RFC 8441 §4). The key is meaningless there.
 fn extended(parts: &Parts, ask: &Ask) -> (Request<RequestBody>, Option<HeaderValue>) {
-    let mut request = outgoing(parts, ask, Version::HTTP_2, RequestBody::empty(), None);
+    let mut request = outgoing(&parts.method, &parts.uri, parts.headers.clone(), ask, Version::Http2, RequestBody::empty());
     *request.method_mut() = Method::CONNECT;
     request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
@@ -159,7 +159,7 @@ fn extended(parts: &Parts, ask: &Ask) -> (Request<RequestBody>, Option<HeaderVal
 
 /// `Upgrade` towards an HTTP/1 endpoint, with a key of ours when the client came by HTTP/2 and has none.
 fn upgrade(parts: &Parts, ask: &Ask, protocol: &HeaderValue, over_h2: bool) -> (Request<RequestBody>, Option<HeaderValue>) {
-    let mut request = outgoing(parts, ask, Version::HTTP_11, RequestBody::empty(), None);
+    let mut request = outgoing(&parts.method, &parts.uri, parts.headers.clone(), ask, Version::Http1, RequestBody::empty());
     if over_h2 {
         *request.method_mut() = Method::GET;
     }
@@ -178,10 +178,10 @@ fn upgrade(parts: &Parts, ask: &Ask, protocol: &HeaderValue, over_h2: bool) -> (
 
 /// The endpoint stays with HTTP: its answer goes to the client as it is. On HTTP/1 the connection ends with it, since
 /// bytes that the client may already have sent in the new protocol must not be read as a request.
-fn declined(answer: Response<Streamed>, over_h2: bool) -> Response<Body> {
-    let mut response = answer.map(Body::upstream);
+fn declined(answer: Response<Streamed<RequestBody>>, over_h2: bool) -> Response<Body> {
+    let mut response = answer.map(|body| Body::upstream(body, None));
     headers::clean_response(response.headers_mut());
-    *response.version_mut() = Version::default();
+    *response.version_mut() = http::Version::default();
     if !over_h2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -189,7 +189,7 @@ fn declined(answer: Response<Streamed>, over_h2: bool) -> Response<Body> {
 }
 
 fn agreed_response(
-    answer: Response<Streamed>,
+    answer: &Response<Streamed<RequestBody>>,
     protocol: &HeaderValue,
     client_key: Option<&HeaderValue>,
     over_h2: bool,
@@ -230,7 +230,7 @@ fn join_later<U>(
     routed: &Routed,
     client: OnUpgrade,
     (upstream, endpoint): (impl Future<Output = hyper::Result<U>> + 'static, SocketAddr),
-    guard: Guard,
+    held: impl std::fmt::Debug + 'static,
 ) where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -241,6 +241,6 @@ fn join_later<U>(
             Ok((client, upstream)) => line.relay(TokioIo::new(client), upstream).await,
             Err(error) => tracing::debug!(stage = "relay", %error, "an upgrade was agreed but never happened"),
         }
-        drop(guard);
+        drop(held); // until here the endpoint counts as busy, and its stream as open
     });
 }

@@ -6,6 +6,8 @@
 //! Two kinds of threads: workers, each with its own runtime, carry the data; the runtime that this is called on carries
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
+mod state;
+
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +17,6 @@ use std::time::Duration;
 use anyhow::Context;
 use isthmus_probe::endpoint::Endpoint as Probe;
 use isthmus_probe::health::Health;
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -34,7 +35,7 @@ use crate::route::Directory;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
 use crate::telemetry::metrics::{Certificates, Metrics, Root};
-use crate::telemetry::{Fan, metrics};
+use crate::telemetry::Fan;
 use crate::tls::Credentials;
 use crate::{admin, balance, sources, tls};
 
@@ -156,16 +157,18 @@ impl App {
         drop(control.spawn(accept::run(listener, shared.accept.clone(), doors, watch.clone(), tally)));
 
         let port = ProbePort {
-            endpoint: probe,
+            endpoint: Arc::clone(&probe),
             credentials: Arc::clone(&shared.credentials),
             tls: tls::Settings { alpn: false, ..shared.tls.clone() },
             plaintext: config.file.probe.plaintext,
             require_client_certificate: config.file.probe.require_client_certificate,
+            first_byte_timeout: shared.detect.timeout,
         };
         drop(control.spawn(Arc::new(port).run(TcpListener::from_std(sockets.probe)?, watch.clone())));
 
-        let admin = admin_server(config, &shared, &health, &metrics, log)?;
-        drop(control.spawn(admin.run(TcpListener::from_std(sockets.admin)?, watch)));
+        let shown = admin_sources(config, &shared, (&health, &probe), &metrics, log)?;
+        let settings = config.admin();
+        drop(control.spawn(admin::serve(TcpListener::from_std(sockets.admin)?, shown, settings)));
 
         let Shared { credentials, policy, .. } = shared;
         Ok(Self { addrs, credentials, policy, directory, metrics, access_log, health, drain, workers })
@@ -258,6 +261,31 @@ fn start_workers(
 
 /// Log lines of one refusal code per second and worker.
 const LINES_PER_CODE: u32 = 5;
+
+/// What the admin server reads.
+fn admin_sources(
+    config: &Config,
+    shared: &Shared,
+    (health, probe): (&Arc<Health>, &Arc<Probe>),
+    metrics: &Arc<Metrics>,
+    log: Option<LogHandle>,
+) -> anyhow::Result<admin::Sources> {
+    let metrics = Arc::clone(metrics);
+    let reads = log.clone();
+    Ok(admin::Sources {
+        ready: Arc::clone(health),
+        metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
+        state: state::reader(shared.clone(), Arc::clone(health), Arc::clone(probe)),
+        config: serde_json::to_value(&config.file)?,
+        log: admin::LogLevel {
+            read: Arc::new(move || reads.as_ref().map(LogHandle::filter).unwrap_or_default()),
+            set: Arc::new(move |filter| match &log {
+                Some(log) => log.set_filter(filter).map_err(|error| error.to_string()),
+                None => Err("this process does not log".to_owned()),
+            }),
+        },
+    })
+}
 
 fn show(metrics: &Arc<Metrics>, shared: &Shared, probe: &Arc<Probe>, access_log: &AccessLog) {
     let credentials = Arc::clone(&shared.credentials);
