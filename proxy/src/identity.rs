@@ -38,8 +38,9 @@ impl Identity {
     }
 
     /// Reads a `uniformResourceIdentifier` entry. Scheme and authority are lower-cased (RFC 3986 §6.2.2.1); the path
-    /// is kept as it is, and control characters, spaces, non-ASCII bytes, user info, query and fragment are refused:
-    /// no workload identity needs them, and each is a way to make two names look alike.
+    /// is kept as it is, and control characters, spaces, non-ASCII bytes, user info, query and fragment, and empty, `.`
+    /// and `..` path segments (SPIFFE-ID §2.2) are refused: no workload identity needs them, and each is a way to make
+    /// two names look alike.
     pub fn from_uri(text: &str) -> Result<Self, InvalidIdentity> {
         let (scheme, rest) = text.split_once("://").ok_or(InvalidIdentity)?;
         let authority_len = rest.find('/').unwrap_or(rest.len());
@@ -48,7 +49,8 @@ impl Identity {
             && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
         let text_ok = text.len() <= MAX_URI_BYTES
             && text.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>\\^`{|}?#@".contains(&b));
-        if !scheme_ok || !text_ok || authority.is_empty() {
+        let path_ok = path.split('/').skip(1).all(|segment| !matches!(segment, "" | "." | ".."));
+        if !scheme_ok || !text_ok || !path_ok || authority.is_empty() {
             return Err(InvalidIdentity);
         }
         let normal = format!("{}://{}{path}", scheme.to_ascii_lowercase(), authority.to_ascii_lowercase());
@@ -96,8 +98,11 @@ mod tests {
         let id = Identity::parse("SPIFFE://West.Example/ns/Shop").expect("valid");
         assert_eq!(id.as_str(), "spiffe://west.example/ns/Shop");
         for bad in
-            ["://x", "spiffe://", "spiffe:///ns", "1a://x", "spiffe://x/a b", "spiffe://x/\u{e9}", "spiffe://u@x/"]
+            ["://x", "spiffe://", "spiffe:///ns", "1a://x", "spiffe://x/a b", "spiffe://x/\u{e9}", "spiffe://u@x/a"]
         {
+            assert!(Identity::parse(bad).is_err(), "{bad:?}");
+        }
+        for bad in ["spiffe://x/", "spiffe://x/a//b", "spiffe://x/a/../b", "spiffe://x/./a", "spiffe://x/a/"] {
             assert!(Identity::parse(bad).is_err(), "{bad:?}");
         }
     }

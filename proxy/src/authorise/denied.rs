@@ -66,9 +66,4 @@ impl Refusal for Denied {
     fn code(&self) -> &'static str {
         self.reason.code()
     }
-
-    fn retry_is_safe(&self) -> bool {
-        // Nothing went upstream; but the answer would be the same again.
-        false
-    }
 }

@@ -1,14 +1,34 @@
-//! authorise: whether the original client may reach what it names.
+//! authorise: whether the original client may reach what it names, and how much of it.
 //!
-//! **In** a [`Client`], a target, and where one was read a request. **Out** an [`Admission`] holding the target as
-//! [`Admitted`], which only this room can make. **Refuses** with [`Denied`].
+//! **In** a [`Client`], a target, and where one was read a request. **Out** an [`Admission`] that holds the target as
+//! [`Admitted`], which only this room can make and without which `route` does nothing; then a [`Permit`] against the limits.
+//! **Refuses** with [`Denied`] (the rules) and [`Limited`] (the limits).
+//!
+//! [`Settings`] are the operator's words; [`Policy::compile`] turns them into an immutable [`Policy`] whose decision costs the
+//! same for ten rules and ten thousand. Whoever holds it (in an arc-swap) replaces it whole.
 
 mod admitted;
+mod compile;
 mod denied;
+mod explain;
+mod index;
+mod limits;
+mod path;
+mod pattern;
 mod policy;
+mod rule;
 mod settings;
+mod verdict;
+mod words;
 
 pub use admitted::Admitted;
+pub use compile::{Invalid, InvalidPolicy, Wrong};
 pub use denied::{Denied, Reason};
+pub use explain::{Condition, Considered, Explanation, Holds};
+pub use limits::{Limit, Limited, Limits, Permit, Scope, Standing};
+pub use path::{Ambiguity, Reading};
 pub use policy::{Admission, Client, Policy, RequestFacts};
-pub use settings::{DefaultAction, Settings};
+pub use settings::{
+    Action, ByteSize, DefaultAction, GrpcSettings, HttpSettings, InvalidByteSize, LimitSettings, Mode, NetworkSettings,
+    RuleSettings, Settings,
+};

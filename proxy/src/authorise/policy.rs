@@ -1,4 +1,12 @@
-//! The decision: pure and total.
+//! The decision: pure and total, one answer for every question.
+//!
+//! **In** a [`Client`], a target, whether it is exported, and where there is one the request. **Out** an [`Admission`].
+//! **Refuses** with [`Denied`]. No clock, no IO, no counting: limits come after (`limits`).
+//!
+//! In this order: what is not exported is refused; a deny rule that holds *or may hold* refuses; an allow rule that
+//! *surely* holds admits; the default decides about the rest. What a rule looks at but cannot see therefore never helps
+//! a client: a deny rule about paths refuses opaque connections to its services, and an allow rule about paths admits none.
+//! Among rules that agree, the one named is the first in their fixed order (see `compile`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,8 +15,13 @@ use crate::addr::Target;
 use crate::identity::Identity;
 
 use super::admitted::Admitted;
+use super::compile::{Compiled, InvalidPolicy, compile};
 use super::denied::{Denied, Reason};
-use super::settings::{DefaultAction, Settings};
+use super::index::Few;
+use super::limits::{Grant, Limits};
+use super::rule::{Asked, Rule};
+use super::settings::{Action, DefaultAction, Mode, Settings};
+use super::verdict::{Doubt, Verdict};
 
 /// Who is asking: the identity from the certificate, and the address it comes from.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -39,32 +52,58 @@ pub struct RequestFacts<'a> {
 pub struct Admission {
     /// The proof that `route` asks for.
     pub target: Admitted<Target>,
-    /// The rule that allowed it; absent where the default did.
+    /// The rule that allowed it; absent where the default (or audit mode) did.
     pub rule: Option<Arc<str>>,
     /// In audit mode: what enforcing would have said.
     pub would_refuse: Option<Denied>,
+    pub(super) grant: Option<Arc<Grant>>,
 }
 
 /// The compiled policy: immutable, replaced whole.
 #[derive(Debug)]
 pub struct Policy {
-    default: DefaultAction,
+    pub(super) mode: Mode,
+    pub(super) default: DefaultAction,
+    pub(super) exported_only: bool,
+    pub(super) compiled: Compiled,
+    limits: Limits,
+}
+
+/// What is known of what is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum View {
+    /// All that the rules look at.
+    Whole,
+    /// Not yet the request: it will be judged when it is there.
+    Early,
 }
 
 impl Policy {
-    /// Compiles the operator's words.
-    pub fn new(settings: &Settings) -> Self {
-        Self { default: settings.default }
+    /// Compiles the operator's words. `own` is the gateway's identity, whose trust domain a `*` at the end of a client
+    /// pattern stands for where no trust domain is listed. The counts of limits go on from the policy that is `replaced`.
+    pub fn compile(
+        settings: &Settings,
+        own: Option<&Identity>,
+        replaced: Option<&Self>,
+    ) -> Result<Self, InvalidPolicy> {
+        let cells = |name: &str| {
+            let rules = &replaced?.compiled.rules;
+            rules.iter().find(|rule| &*rule.name == name).map(|rule| Arc::clone(&rule.grant.cell))
+        };
+        Ok(Self {
+            mode: settings.mode,
+            default: settings.default,
+            exported_only: settings.exported_only,
+            compiled: compile(settings, own, cells)?,
+            limits: Limits::new(settings, replaced.map(|policy| &policy.limits)),
+        })
     }
 
-    /// Decides about a connection whose bytes are of no concern to us.
-    pub fn connection(&self, _client: &Client, target: Target, _exported: bool) -> Result<Admission, Denied> {
-        match self.default {
-            DefaultAction::Authenticated => {
-                Ok(Admission { target: Admitted::new(target), rule: None, would_refuse: None })
-            }
-            DefaultAction::Deny => Err(Denied { reason: Reason::NoRule, rule: None }),
-        }
+    /// Decides about an opaque connection, when it opens and again whenever the policy changes. (A connection that was
+    /// upgraded from a request is judged again by that request.)
+    pub fn connection(&self, client: &Client, target: Target, exported: bool) -> Result<Admission, Denied> {
+        let outcome = self.decide(View::Whole, &Asked::new(client, None), &target, exported);
+        self.admit(outcome, target)
     }
 
     /// Decides about one request.
@@ -73,8 +112,136 @@ impl Policy {
         client: &Client,
         target: Target,
         exported: bool,
-        _facts: &RequestFacts<'_>,
+        facts: &RequestFacts<'_>,
     ) -> Result<Admission, Denied> {
-        self.connection(client, target, exported)
+        let outcome = self.decide(View::Whole, &Asked::new(client, Some(facts)), &target, exported);
+        self.admit(outcome, target)
+    }
+
+    /// Whether any request of this client to this service could be admitted: so that a session which names its
+    /// service can be refused before its first request. Each request is decided by [`request`](Self::request) all the same.
+    pub fn may_reach(&self, client: &Client, target: &Target, exported: bool) -> Result<(), Denied> {
+        match self.decide(View::Early, &Asked::new(client, None), target, exported).result {
+            Err(denied) if self.mode == Mode::Enforce => Err(denied),
+            _ => Ok(()),
+        }
+    }
+
+    /// The limits that belong to this policy.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// How many rules there are.
+    pub fn rules(&self) -> usize {
+        self.compiled.rules.len()
+    }
+
+    fn admit(&self, outcome: Outcome<'_>, target: Target) -> Result<Admission, Denied> {
+        let (rule, would_refuse) = match outcome.result {
+            Ok(rule) => (rule, outcome.audited),
+            Err(denied) if self.mode == Mode::Audit => (None, Some(denied)),
+            Err(denied) => return Err(denied),
+        };
+        Ok(Admission {
+            target: Admitted::new(target),
+            rule: rule.map(|rule| Arc::clone(&rule.name)),
+            would_refuse,
+            grant: rule.map(|rule| Arc::clone(&rule.grant)),
+        })
+    }
+
+    fn decide(&self, view: View, asked: &Asked<'_>, target: &Target, exported: bool) -> Outcome<'_> {
+        if self.exported_only && !exported {
+            return Outcome::refused(Reason::NotExported, None);
+        }
+        let found = self.search(view, asked, target);
+        let audited = found.audited.map(|(number, doubt)| self.refusal(number, doubt));
+        let result = match (found.decided, found.doubted) {
+            (Some((number, doubt)), _) => match &self.compiled.rules[number as usize] {
+                rule if rule.action == Action::Allow => Ok(Some(rule)),
+                _ => Err(self.refusal(number, doubt)),
+            },
+            (None, _) if self.default == DefaultAction::Authenticated => Ok(None),
+            (None, Some(number)) => Err(self.refusal(number, Some(Doubt::Path))),
+            (None, None) => Err(Denied { reason: Reason::NoRule, rule: None }),
+        };
+        Outcome { result, audited }
+    }
+
+    fn refusal(&self, number: u32, doubt: Option<Doubt>) -> Denied {
+        let reason = if doubt == Some(Doubt::Path) { Reason::AmbiguousPath } else { Reason::Denied };
+        Denied { reason, rule: Some(Arc::clone(&self.compiled.rules[number as usize].name)) }
+    }
+
+    /// Asks the rules that name both the client and the service. Rules are numbered in their fixed order, so the
+    /// one that decides is the smallest number, whatever the order in which they are found.
+    fn search(&self, view: View, asked: &Asked<'_>, target: &Target) -> Found {
+        let mut found = Found::default();
+        let services = self.compiled.services.find(target);
+        let clients: Few = self.compiled.clients.find(&asked.client.identity);
+        for service in services.iter() {
+            for client in clients.iter() {
+                for number in self.compiled.pairs.get(service, client) {
+                    if found.decided.is_some_and(|(decided, _)| decided <= *number) {
+                        break;
+                    }
+                    let rule = &self.compiled.rules[*number as usize];
+                    found.add(*number, rule, rule.holds(asked), view);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// What the rules said.
+#[derive(Debug)]
+struct Outcome<'a> {
+    /// The rule that admits (absent: the default does), or the refusal.
+    result: Result<Option<&'a Rule>, Denied>,
+    /// What a rule in audit mode would refuse.
+    audited: Option<Denied>,
+}
+
+impl Outcome<'_> {
+    fn refused(reason: Reason, rule: Option<Arc<str>>) -> Self {
+        Self { result: Err(Denied { reason, rule }), audited: None }
+    }
+}
+
+/// The first rules of each kind, by number.
+#[derive(Debug, Default)]
+struct Found {
+    decided: Option<(u32, Option<Doubt>)>,
+    audited: Option<(u32, Option<Doubt>)>,
+    /// An allow rule that did not hold only because the path can be read in several ways.
+    doubted: Option<u32>,
+}
+
+impl Found {
+    fn add(&mut self, number: u32, rule: &Rule, verdict: Verdict, view: View) {
+        let doubt = match verdict {
+            Verdict::No => return,
+            Verdict::Maybe(doubt) => Some(doubt),
+            Verdict::Yes => None,
+        };
+        let first = |slot: &mut Option<(u32, Option<Doubt>)>| {
+            if slot.is_none_or(|(so_far, _)| number < so_far) {
+                *slot = Some((number, doubt));
+            }
+        };
+        match (rule.action, doubt, view) {
+            // Whether the request is one that the rule refuses is not known yet.
+            (Action::Deny, Some(_), View::Early) => {}
+            (Action::Deny, ..) if rule.mode == Mode::Audit => first(&mut self.audited),
+            (Action::Deny, ..) | (Action::Allow, None, _) | (Action::Allow, Some(_), View::Early) => {
+                first(&mut self.decided);
+            }
+            (Action::Allow, Some(Doubt::Path), View::Whole) => {
+                self.doubted = Some(self.doubted.map_or(number, |so_far| so_far.min(number)));
+            }
+            (Action::Allow, Some(_), View::Whole) => {}
+        }
     }
 }

@@ -1,0 +1,420 @@
+//! How much of what is allowed: request rate, requests under way, connections, bytes per second.
+//!
+//! **In** who was admitted, where to and by which rule. **Out** a [`Permit`], held for as long as the request or connection
+//! lives. **Refuses** with [`Limited`]: which limit, of which scope, and when to try again.
+//!
+//! Five scopes count: each client of a rule, each client, each rule, each service, and all together. They are asked from the
+//! narrowest to the widest, so that one client that asks for too much is refused by its own limit and uses nothing of what it
+//! shares with others. What narrower scopes have counted is taken back when a wider one refuses.
+//!
+//! All workers share each count and change it in one atomic step (see `cell`), so counts are exact with two exceptions,
+//! both to the safe side and both short. A request that is refused by a wider scope is counted in the narrower ones
+//! for the moment until it is taken back. And when a client is first seen by several workers in the same instant, one
+//! of them counts that one request in the overflow cell.
+
+mod cell;
+mod table;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::fault::{Fault, Refusal};
+use crate::identity::Identity;
+
+use super::policy::{Admission, Client};
+use super::settings::{Mode, Settings};
+use cell::{Left, Rate, enter};
+use table::{Pin, Table};
+
+pub(super) use cell::{Bounds, Cell};
+
+/// What a limit counts.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Limit {
+    /// Requests under way.
+    Concurrency,
+    /// Connections open.
+    Connections,
+    /// Requests per second.
+    Rate,
+}
+
+/// Whose count it is.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Scope {
+    /// All together.
+    All,
+    /// One client identity.
+    Client,
+    /// One rule.
+    Rule,
+    /// One client identity under one rule.
+    RuleClient,
+    /// One service.
+    Service,
+}
+
+impl Scope {
+    /// The words that logs, metrics and `ratelimit` fields carry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Client => "client",
+            Self::Rule => "rule",
+            Self::RuleClient => "rule_client",
+            Self::Service => "service",
+        }
+    }
+}
+
+/// A limit is reached.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Limited {
+    /// What is counted.
+    pub limit: Limit,
+    /// Whose count it is.
+    pub scope: Scope,
+    /// How many are allowed: per second, or at once.
+    pub most: u32,
+    /// When one more would be let through; for what is counted at once, a guess.
+    pub retry_after: Duration,
+    /// The rule whose limit it is, where it is a rule's.
+    pub rule: Option<Arc<str>>,
+}
+
+impl fmt::Display for Limited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.limit {
+            Limit::Concurrency => "requests under way",
+            Limit::Connections => "connections",
+            Limit::Rate => "requests per second",
+        };
+        write!(f, "more than {} {what} ({}", self.most, self.scope.as_str())?;
+        match &self.rule {
+            Some(rule) => write!(f, " of rule {rule})"),
+            None => f.write_str(")"),
+        }
+    }
+}
+
+impl std::error::Error for Limited {}
+
+impl Refusal for Limited {
+    fn fault(&self) -> Fault {
+        Fault::Policy
+    }
+
+    fn code(&self) -> &'static str {
+        match self.limit {
+            Limit::Concurrency => "authorise.concurrency",
+            Limit::Connections => "authorise.connections",
+            Limit::Rate => "authorise.rate_limited",
+        }
+    }
+}
+
+/// How a request stands against the rate with the least left: for the `ratelimit` fields of a response.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Standing {
+    /// Whose count it is.
+    pub scope: Scope,
+    /// Requests per second.
+    pub per_second: u32,
+    /// Requests that may come at once.
+    pub burst: u32,
+    /// Requests that may come now.
+    pub remaining: u32,
+    /// When all of the burst may come again.
+    pub full_after: Duration,
+}
+
+/// What a rule gives to those it lets through.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) rule: Arc<str>,
+    pub(super) mode: Mode,
+    pub(super) bounds: Bounds,
+    pub(super) per_client: Bounds,
+    pub(super) cell: Arc<Cell>,
+}
+
+/// The limits of a policy, and what is counted against them. The counts live on when a policy is replaced.
+#[derive(Debug)]
+pub struct Limits {
+    mode: Mode,
+    all: Bounds,
+    client: Bounds,
+    service: Bounds,
+    state: Arc<State>,
+}
+
+/// The counts.
+#[derive(Debug)]
+struct State {
+    epoch: Instant,
+    all: Arc<Cell>,
+    clients: Arc<Table>,
+    services: Arc<Table>,
+}
+
+/// Room for services, which are counted apart from clients so that neither can crowd the other out.
+const SERVICES_TRACKED: usize = 4096;
+
+/// What a `concurrency` or `connections` refusal guesses as the time to try again.
+const RETRY_GUESS: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    /// An opaque or upgraded connection.
+    Connection,
+    /// A request.
+    Request,
+    /// A connection that has just been let in, of whatever protocol.
+    Session,
+}
+
+impl Limits {
+    /// From words that were checked. Counts are taken over from the policy that is replaced.
+    pub(super) fn new(settings: &Settings, replaced: Option<&Self>) -> Self {
+        let places = settings.limits_tracked as usize;
+        let fresh = || State {
+            epoch: Instant::now(),
+            all: Arc::default(),
+            clients: Table::new(places),
+            services: Table::new(SERVICES_TRACKED),
+        };
+        let state = match replaced.map(|limits| &limits.state) {
+            Some(state) if state.clients.has_room_for(places) => Arc::clone(state),
+            Some(state) => Arc::new(State {
+                epoch: state.epoch,
+                all: Arc::clone(&state.all),
+                clients: Table::new(places),
+                services: Arc::clone(&state.services),
+            }),
+            None => Arc::new(fresh()),
+        };
+        Self {
+            mode: settings.mode,
+            all: Bounds::new(&settings.limits),
+            client: Bounds::new(&settings.limits_per_client),
+            service: Bounds::new(&settings.limits_per_service),
+            state,
+        }
+    }
+
+    /// Counts a connection right after its handshake, against the limits of its client and of all.
+    pub fn admit_session(&self, identity: &Identity, now: Instant) -> Result<Permit, Limited> {
+        let mut permit = self.permit(now);
+        self.client_scope(&mut permit, Kind::Session, identity)?;
+        self.fixed_scope(&mut permit, Kind::Session, Scope::All, self.all, &self.state.all)?;
+        Ok(permit)
+    }
+
+    /// Counts an opaque or upgraded connection, and paces its bytes.
+    pub fn admit_connection(&self, client: &Client, admission: &Admission, now: Instant) -> Result<Permit, Limited> {
+        self.admit(Kind::Connection, client, admission, now)
+    }
+
+    /// Counts a request, and paces its bytes.
+    pub fn admit_request(&self, client: &Client, admission: &Admission, now: Instant) -> Result<Permit, Limited> {
+        self.admit(Kind::Request, client, admission, now)
+    }
+
+    fn admit(&self, kind: Kind, client: &Client, admission: &Admission, now: Instant) -> Result<Permit, Limited> {
+        let mut permit = self.permit(now);
+        let grant = admission.grant.as_deref();
+        if let Some(grant) = grant.filter(|grant| !grant.per_client.is_empty()) {
+            let pin = self.state.clients.pin((&*grant.rule, &client.identity), permit.now);
+            permit.count(kind, Scope::RuleClient, grant.per_client, pin, self.enforces(Some(grant)), Some(grant))?;
+        }
+        self.client_scope(&mut permit, kind, &client.identity)?;
+        if let Some(grant) = grant.filter(|grant| !grant.bounds.is_empty()) {
+            let pin = Pin::Shared(Arc::clone(&grant.cell));
+            permit.count(kind, Scope::Rule, grant.bounds, pin, self.enforces(Some(grant)), Some(grant))?;
+        }
+        if !self.service.is_empty() {
+            let pin = self.state.services.pin(admission.target.as_ref(), permit.now);
+            permit.count(kind, Scope::Service, self.service, pin, self.enforces(None), None)?;
+        }
+        self.fixed_scope(&mut permit, kind, Scope::All, self.all, &self.state.all)?;
+        Ok(permit)
+    }
+
+    fn client_scope(&self, permit: &mut Permit, kind: Kind, identity: &Identity) -> Result<(), Limited> {
+        if self.client.is_empty() {
+            return Ok(());
+        }
+        let pin = self.state.clients.pin(("", identity), permit.now);
+        permit.count(kind, Scope::Client, self.client, pin, self.enforces(None), None)
+    }
+
+    fn fixed_scope(
+        &self,
+        permit: &mut Permit,
+        kind: Kind,
+        scope: Scope,
+        bounds: Bounds,
+        cell: &Arc<Cell>,
+    ) -> Result<(), Limited> {
+        if bounds.is_empty() {
+            return Ok(());
+        }
+        permit.count(kind, scope, bounds, Pin::Shared(Arc::clone(cell)), self.enforces(None), None)
+    }
+
+    fn enforces(&self, grant: Option<&Grant>) -> bool {
+        self.mode == Mode::Enforce && grant.is_none_or(|grant| grant.mode == Mode::Enforce)
+    }
+
+    fn permit(&self, now: Instant) -> Permit {
+        let nanos = now.saturating_duration_since(self.state.epoch).as_nanos();
+        Permit {
+            epoch: self.state.epoch,
+            // 584 years.
+            now: u64::try_from(nanos).unwrap_or(u64::MAX / 2),
+            counted: [const { None }; 5],
+            standing: None,
+            would_refuse: None,
+        }
+    }
+}
+
+/// The right to go on, held while the request or connection lives. Gives back what it holds when dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Permit {
+    epoch: Instant,
+    now: u64,
+    /// One for each scope that has limits.
+    counted: [Option<Counted>; 5],
+    standing: Option<Standing>,
+    /// In audit mode: what enforcing would have said.
+    pub would_refuse: Option<Limited>,
+}
+
+/// What one scope has counted.
+#[derive(Debug)]
+struct Counted {
+    pin: Pin,
+    bytes_per_second: Option<u64>,
+    request: bool,
+    connection: bool,
+    /// To be taken back if a wider scope refuses.
+    rate: Option<Rate>,
+}
+
+impl Permit {
+    /// How long to pause after moving `bytes`, so that every rate is kept. Zero where nothing paces.
+    pub fn pause(&self, bytes: u64, now: Instant) -> Duration {
+        let nanos = now.saturating_duration_since(self.epoch).as_nanos();
+        let now = u64::try_from(nanos).unwrap_or(u64::MAX / 2);
+        self.counted
+            .iter()
+            .flatten()
+            .filter_map(|counted| Some(counted.pin.cell().pause(counted.bytes_per_second?, bytes, now)))
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Whether [`pause`](Self::pause) can ever be other than zero.
+    pub fn paces(&self) -> bool {
+        self.counted.iter().flatten().any(|counted| counted.bytes_per_second.is_some())
+    }
+
+    /// How the request stands against the rate with the least left.
+    pub fn standing(&self) -> Option<Standing> {
+        self.standing
+    }
+
+    /// Counts in one scope. On an error, what was counted before is taken back as the permit is dropped.
+    fn count(
+        &mut self,
+        kind: Kind,
+        scope: Scope,
+        bounds: Bounds,
+        pin: Pin,
+        enforce: bool,
+        grant: Option<&Grant>,
+    ) -> Result<(), Limited> {
+        let cell = pin.cell();
+        let mut counted = (None, false, false);
+        let mut over = None;
+        if kind == Kind::Request {
+            if let Some(rate) = bounds.rate {
+                match cell.count(&rate, self.now) {
+                    Ok(left) => {
+                        counted.0 = Some(rate);
+                        self.stand(scope, rate, left);
+                    }
+                    Err(retry_after) => over = Some((Limit::Rate, rate.per_second, retry_after)),
+                }
+            }
+            if let Some(most) = bounds.requests {
+                counted.1 = enter(&cell.requests, most);
+                if !counted.1 {
+                    over = over.or(Some((Limit::Concurrency, most, RETRY_GUESS)));
+                }
+            }
+        } else if let Some(most) = bounds.connections {
+            // Sessions count for the client and for all, connections for the rest: none is counted twice.
+            let wide = matches!(scope, Scope::All | Scope::Client);
+            if wide == (kind == Kind::Session) {
+                counted.2 = enter(&cell.connections, most);
+                if !counted.2 {
+                    over = Some((Limit::Connections, most, RETRY_GUESS));
+                }
+            }
+        }
+        let (rate, request, connection) = counted;
+        let bytes_per_second = if kind == Kind::Session { None } else { bounds.bytes_per_second };
+        let place = self.counted.iter_mut().find(|place| place.is_none()).expect("there are five scopes");
+        *place = Some(Counted { pin, bytes_per_second, request, connection, rate });
+        let Some((limit, most, retry_after)) = over else { return Ok(()) };
+        let limited = Limited { limit, scope, most, retry_after, rule: grant.map(|grant| Arc::clone(&grant.rule)) };
+        if enforce {
+            self.take_back();
+            return Err(limited);
+        }
+        self.would_refuse.get_or_insert(limited);
+        Ok(())
+    }
+
+    fn stand(&mut self, scope: Scope, rate: Rate, left: Left) {
+        let standing = Standing {
+            scope,
+            per_second: rate.per_second,
+            burst: rate.burst,
+            remaining: left.requests,
+            full_after: left.full_after,
+        };
+        if self.standing.is_none_or(|least| standing.remaining < least.remaining) {
+            self.standing = Some(standing);
+        }
+    }
+
+    fn take_back(&mut self) {
+        for counted in self.counted.iter_mut().flatten() {
+            if let Some(rate) = counted.rate.take() {
+                counted.pin.cell().uncount(&rate);
+            }
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        for counted in self.counted.iter().flatten() {
+            let cell = counted.pin.cell();
+            if counted.request {
+                cell.requests.fetch_sub(1, Ordering::AcqRel);
+            }
+            if counted.connection {
+                cell.connections.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+    }
+}
