@@ -307,7 +307,7 @@ fn at(file: &File, problem: Problem) -> CredentialsError {
 }
 
 /// All certificates in a PEM file, at least one.
-fn certificates(file: &File) -> Result<Vec<Der>, CredentialsError> {
+pub(super) fn certificates(file: &File) -> Result<Vec<Der>, CredentialsError> {
     let blocks = inspect::pem_blocks(&file.contents).map_err(|error| at(file, error.into()))?;
     let certificates: Vec<Der> = blocks
         .into_iter()
@@ -343,7 +343,7 @@ fn certified_key(pem: &Pem, chain: &[Der]) -> Result<CertifiedKey, CredentialsEr
 }
 
 /// The roots, each key and name once. Old and new ones may stand side by side.
-fn roots(file: &File) -> Result<(Vec<Root>, Vec<RootInfo>), CredentialsError> {
+pub(super) fn roots(file: &File) -> Result<(Vec<Root>, Vec<RootInfo>), CredentialsError> {
     let mut roots: Vec<Root> = Vec::new();
     let mut infos = Vec::new();
     for (index, der) in certificates(file)?.into_iter().enumerate() {
@@ -370,7 +370,7 @@ fn roots(file: &File) -> Result<(Vec<Root>, Vec<RootInfo>), CredentialsError> {
 
 /// The CRLs, the newest first. One that no CA at hand has signed is taken all the same: the CA may be another cluster's,
 /// of which nobody here has a copy, and may have the very name of ours.
-fn crls(files: &[File]) -> Result<(Vec<RevocationList>, Vec<CrlInfo>), CredentialsError> {
+pub(super) fn crls(files: &[File]) -> Result<(Vec<RevocationList>, Vec<CrlInfo>), CredentialsError> {
     let mut found = Vec::new();
     for file in files {
         for der in crl_ders(file)? {
@@ -461,6 +461,6 @@ fn warnings(
 }
 
 /// Whose certificate it is, for a message: the subject, or else a name.
-fn whose(certificate: &inspect::Certificate) -> String {
+pub(super) fn whose(certificate: &inspect::Certificate) -> String {
     if certificate.subject.is_empty() { certificate.names.join(", ") } else { certificate.subject.clone() }
 }

@@ -207,18 +207,51 @@ pub fn crl(der: &[u8]) -> Result<Crl, Unreadable> {
     })
 }
 
-/// Whether `crl` was signed by the key of `ca`; `None` where it says that somebody else made it, or where the kind of
-/// signature is one that cannot be checked.
-pub(super) fn crl_is_signed_by(crl: &[u8], ca: &[u8]) -> Option<bool> {
-    let (_, crl) = CertificateRevocationList::from_der(crl).ok()?;
-    let (_, ca) = X509Certificate::from_der(ca).ok()?;
-    if crl.issuer().as_raw() != ca.subject().as_raw() {
-        return None;
+/// What a certificate, or a CRL, and a CA have to do with each other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Signed {
+    /// The CA's key signed it.
+    ByKey,
+    /// It names the CA as its issuer, and another key signed it: a namesake's.
+    ByNamesake,
+    /// It names another issuer.
+    Elsewhere,
+    /// It names the CA as its issuer, with a kind of signature that cannot be checked here.
+    Unclear,
+}
+
+impl Signed {
+    fn from_check(same_name: bool, check: impl FnOnce() -> Result<(), X509Error>) -> Self {
+        if !same_name {
+            return Self::Elsewhere;
+        }
+        match check() {
+            Ok(()) => Self::ByKey,
+            Err(X509Error::SignatureVerificationError) => Self::ByNamesake,
+            Err(_) => Self::Unclear,
+        }
     }
-    match crl.verify_signature(ca.public_key()) {
-        Ok(()) => Some(true),
-        Err(X509Error::SignatureVerificationError) => Some(false),
-        Err(_) => None,
+}
+
+/// Whether `ca` signed `crl`.
+pub(super) fn crl_signed(crl: &[u8], ca: &[u8]) -> Signed {
+    match (CertificateRevocationList::from_der(crl), X509Certificate::from_der(ca)) {
+        (Ok((_, crl)), Ok((_, ca))) => {
+            let same_name = crl.issuer().as_raw() == ca.subject().as_raw();
+            Signed::from_check(same_name, || crl.verify_signature(ca.public_key()))
+        }
+        _ => Signed::Elsewhere,
+    }
+}
+
+/// Whether `ca` signed `certificate`.
+pub(super) fn certificate_signed(certificate: &[u8], ca: &[u8]) -> Signed {
+    match (X509Certificate::from_der(certificate), X509Certificate::from_der(ca)) {
+        (Ok((_, certificate)), Ok((_, ca))) => {
+            let same_name = certificate.issuer().as_raw() == ca.subject().as_raw();
+            Signed::from_check(same_name, || certificate.verify_signature(Some(ca.public_key())))
+        }
+        _ => Signed::Elsewhere,
     }
 }
 

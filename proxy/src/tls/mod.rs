@@ -9,6 +9,7 @@
 
 pub mod client;
 pub mod credentials;
+pub mod explain;
 mod hello;
 pub mod inspect;
 pub mod mint;

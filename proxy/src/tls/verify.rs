@@ -20,6 +20,7 @@ use webpki::{
     RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
 
+use super::inspect::Signed;
 use super::provider::provider;
 use super::{Credentials, Der, inspect};
 use crate::identity::Identity;
@@ -239,7 +240,11 @@ impl Trust {
             let ours: Vec<&CertRevocationList<'_>> = self
                 .crls
                 .iter()
-                .filter(|crl| certificates.iter().any(|ca| inspect::crl_is_signed_by(&crl.der, ca) == Some(true)))
+                .filter(|crl| {
+                    let signed = |ca: &Der| inspect::crl_signed(&crl.der, ca);
+                    // What is unclear stays in, for the library to judge: leaving it out could let a revoked one pass.
+                    certificates.iter().map(signed).any(|signed| matches!(signed, Signed::ByKey | Signed::Unclear))
+                })
                 .map(|crl| &crl.list)
                 .collect();
             let between: Vec<CertificateDer<'_>> = way.intermediate_certificates().map(|cert| cert.der()).collect();
