@@ -111,7 +111,8 @@ impl App {
     /// Starts everything on the runtime it is called on, and the workers beside it.
     pub async fn start(config: &Config, credentials: Credentials, sockets: Sockets, log: Option<LogHandle>) -> anyhow::Result<Self> {
         let (drain, watch) = drain::channel();
-        let policy = Policy::new(&config.file.authorise).context("the policy (authorise)")?;
+        let policy = Policy::compile(&config.file.authorise, Some(credentials.identity()), None)
+            .context("the policy (authorise)")?;
         let health = Health::new();
         let probe = Arc::new(Probe::new(Arc::clone(&health), config.probe()));
         let (directory, demands) = Directory::new(config.route());

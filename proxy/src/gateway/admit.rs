@@ -11,7 +11,7 @@ use super::Gateway;
 use super::http::ask::Ask;
 use super::http::session::HttpSession;
 use super::refuse::Refused;
-use super::standing::{Standing, Trust};
+use super::standing::{Standing, Trust, Upgraded};
 use crate::addr::Target;
 use crate::authorise::{Admitted, Client, RequestFacts};
 use crate::identity::Identity;
@@ -29,7 +29,7 @@ impl Gateway {
         let client = Client { identity: identity.clone(), network: peer.addr.ip() };
         let exported = self.directory.exported(&target);
         let admission = self.policy.load().connection(&client, target.clone(), exported)?;
-        let standing = Standing::new(self, peer, client, target, trust.cloned());
+        let standing = Standing::new(self, client, target, trust.cloned());
         Ok((admission.target, standing, admission.rule))
     }
 
@@ -55,8 +55,8 @@ impl Gateway {
 
     /// What keeps asking about an upgraded request while its connection lives. Whether it may begin was decided with the
     /// request.
-    pub(super) fn standing(&self, session: &HttpSession, target: &Target) -> Standing {
+    pub(super) fn standing(&self, session: &HttpSession, target: &Target, request: Upgraded) -> Standing {
         let client = Client { identity: session.client.clone(), network: session.peer.addr.ip() };
-        Standing::new(self, &session.peer, client, target.clone(), Some(session.trust.clone()))
+        Standing::new(self, client, target.clone(), Some(session.trust.clone())).of_request(request)
     }
 }

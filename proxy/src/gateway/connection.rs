@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -79,7 +80,7 @@ async fn converse<S>(
     record: &mut Record,
 ) -> Result<(), Refused>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let Session { naming, protocol, stream } = session;
     let client = trust.identity().clone();
@@ -139,8 +140,10 @@ fn hint(gateway: &Gateway, alpn: Alpn, sni: Option<crate::addr::Name>) -> Hint {
 
 fn outcome(ended: Ended) -> Result<Outcome, Refused> {
     let refused = |fault, code, detail: &str| Err(Refused::new(Stage::Relay, fault, code, detail));
+    if let Some(reason) = ended.malformed {
+        return refused(Fault::Client, "relay.request_malformed", &reason);
+    }
     match ended.how {
-        _ if ended.malformed => refused(Fault::Client, "relay.request_malformed", "framing that RFC 9112 forbids"),
         How::Closed | How::Idle => Ok(Outcome::Served),
         How::Cut => refused(Fault::Ours, "relay.drain_deadline", "the drain's deadline came"),
         How::Distrusted(reason) => Err(reason),

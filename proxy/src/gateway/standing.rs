@@ -9,28 +9,30 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::{HeaderMap, Method};
+
 use super::Gateway;
 use super::refuse::Refused;
 use crate::addr::Target;
-use crate::authorise::{Client, Policy};
+use crate::authorise::{Admission, Client, Denied, Policy, RequestFacts};
 use crate::fault::Fault;
 use crate::identity::Identity;
 use crate::live::{Changes, Live};
 use crate::route::Directory;
-use crate::record::{Peer, Stage};
+use crate::record::Stage;
 use crate::tls::{self, Credentials};
 
 /// A peer's chain, judged again while its connection lives.
 #[derive(Clone, Debug)]
 pub(crate) struct Trust {
-    peer: Rc<tls::Peer>,
+    peer: Rc<tls::server::Peer>,
     credentials: Arc<Live<Credentials>>,
     changes: Changes,
     expiry_grace: Option<Duration>,
 }
 
 impl Trust {
-    pub(super) fn new(gateway: &Gateway, peer: tls::Peer) -> Self {
+    pub(super) fn new(gateway: &Gateway, peer: tls::server::Peer) -> Self {
         Self {
             peer: Rc::new(peer),
             changes: gateway.credentials.changes(),
@@ -91,31 +93,60 @@ pub(crate) struct Standing {
     policy: Arc<Live<Policy>>,
     changes: Changes,
     directory: Arc<Directory>,
-    peer: Arc<Peer>,
     client: Client,
     target: Target,
+    /// The request that was upgraded, where there was one: the policy judged it and judges it again.
+    request: Option<Box<Upgraded>>,
     trust: Option<Trust>,
 }
 
+/// What the policy looks at in a request that left HTTP.
+#[derive(Clone, Debug)]
+pub(super) struct Upgraded {
+    pub(super) method: Method,
+    pub(super) path: Box<str>,
+    pub(super) host: Option<Box<str>>,
+    pub(super) headers: HeaderMap,
+}
+
 impl Standing {
-    pub(super) fn new(gateway: &Gateway, peer: &Arc<Peer>, client: Client, target: Target, trust: Option<Trust>) -> Self {
+    pub(super) fn new(gateway: &Gateway, client: Client, target: Target, trust: Option<Trust>) -> Self {
         Self {
+            request: None,
             policy: Arc::clone(&gateway.policy),
             changes: gateway.policy.changes(),
             directory: Arc::clone(&gateway.directory),
-            peer: Arc::clone(peer),
             client,
             target,
             trust,
         }
     }
 
+    /// Asks about the request that led here rather than about a connection of bytes.
+    pub(super) fn of_request(self, request: Upgraded) -> Self {
+        Self { request: Some(Box::new(request)), ..self }
+    }
+
     pub(super) fn target(&self) -> &Target {
         &self.target
     }
 
-    pub(super) fn peer(&self) -> &Peer {
-        &self.peer
+    fn judged(&self) -> Result<Admission, Denied> {
+        let exported = self.directory.exported(&self.target);
+        let policy = self.policy.load();
+        match self.request.as_deref() {
+            None => policy.connection(&self.client, self.target.clone(), exported),
+            Some(request) => {
+                let facts = RequestFacts {
+                    method: &request.method,
+                    path: &request.path,
+                    headers: &request.headers,
+                    host: request.host.as_deref(),
+                    grpc: false,
+                };
+                policy.request(&self.client, self.target.clone(), exported, &facts)
+            }
+        }
     }
 
     /// Ends when the connection would no longer be admitted. Cancel safe.
@@ -130,8 +161,7 @@ impl Standing {
         let mut changes = self.changes.clone();
         loop {
             changes.next().await;
-            let exported = self.directory.exported(&self.target);
-            if let Err(denied) = self.policy.load().connection(&self.client, self.target.clone(), exported) {
+            if let Err(denied) = self.judged() {
                 return Refused::from(denied);
             }
         }

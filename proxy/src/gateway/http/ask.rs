@@ -15,19 +15,19 @@ use crate::fault::{Fault, Refusal};
 
 /// What one request asks for.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
-    pub(super) target: Target,
+pub(crate) struct Ask {
+    pub(crate) target: Target,
     /// HTTP/2, or HTTP/1 (also when it was carried over HTTP/2 by `l5d-orig-proto`).
     pub(super) version: Version,
     /// How the response is marked when the request was an HTTP/1 one carried over HTTP/2.
     pub(super) orig_proto: Option<HeaderValue>,
-    pub(super) grpc: bool,
+    pub(crate) grpc: bool,
     pub(super) leaves: Option<Leaves>,
 }
 
 /// How a request asks to leave HTTP on its connection or stream.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Leaves {
+pub(crate) enum Leaves {
     /// CONNECT: bytes to the target from here on.
     Connect,
     /// Extended CONNECT over HTTP/2, with its `:protocol`.

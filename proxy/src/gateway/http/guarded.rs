@@ -4,31 +4,80 @@
 //! of these is how one request becomes two. The guard sees every byte first; at the first one that breaks RFC 9112 the
 //! rest is withheld and a NUL is put in its place, which hyper answers with `400` and the end of the connection.
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
-use super::session::HttpSession;
-use crate::wire::http1_guard::Guard;
+use crate::wire::http1_guard::{Bad, Guard, Limits};
 
-/// The guard, shared between the stream and the requests that may switch it off by an upgrade.
-pub(super) type SharedGuard = Rc<RefCell<Guard>>;
+/// What the guard has seen, shared between the stream and its session. (A lock, since hyper hands upgraded streams out in
+/// a type that must be `Send`; nobody else ever holds it.)
+#[derive(Clone, Debug)]
+pub(super) struct Framing(Arc<Mutex<Seen>>);
+
+#[derive(Debug)]
+struct Seen {
+    guard: Guard,
+    /// When the request head that is being read began.
+    head_since: Option<Instant>,
+    malformed: Option<Bad>,
+}
+
+impl Framing {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self(Arc::new(Mutex::new(Seen { guard: Guard::new(limits), head_since: None, malformed: None })))
+    }
+
+    /// The connection leaves HTTP: nothing more is looked at.
+    pub(super) fn upgraded(&self) {
+        self.0.lock().guard.upgraded();
+    }
+
+    /// The connection stays with HTTP. False: bytes of the other protocol may have come, so it must end.
+    pub(super) fn declined(&self) -> bool {
+        self.0.lock().guard.declined()
+    }
+
+    pub(super) fn head_since(&self) -> Option<Instant> {
+        self.0.lock().head_since
+    }
+
+    /// What broke RFC 9112, if anything did.
+    pub(super) fn malformed(&self) -> Option<String> {
+        self.0.lock().malformed.as_ref().map(|bad| bad.reason.to_string())
+    }
+
+    /// Looks at what was read. At fault: how much of it may still be shown.
+    fn look(&self, fresh: &[u8]) -> Option<usize> {
+        let mut seen = self.0.lock();
+        let verdict = seen.guard.feed(fresh);
+        if !seen.guard.in_head() {
+            seen.head_since = None;
+        } else if seen.head_since.is_none() {
+            seen.head_since = Some(Instant::now());
+        }
+        let bad = verdict.err()?;
+        let shown = bad.at.min(fresh.len());
+        seen.malformed = Some(bad);
+        Some(shown)
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Guarded<S> {
     stream: S,
-    guard: SharedGuard,
-    session: Rc<HttpSession>,
+    framing: Framing,
     poisoned: bool,
 }
 
 impl<S> Guarded<S> {
-    pub(super) fn new(stream: S, guard: SharedGuard, session: Rc<HttpSession>) -> Self {
-        Self { stream, guard, session, poisoned: false }
+    pub(super) fn new(stream: S, framing: Framing) -> Self {
+        Self { stream, framing, poisoned: false }
     }
 }
 
@@ -40,20 +89,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         let before = buf.filled().len();
         std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let fresh = &buf.filled()[before..];
-        if fresh.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        let verdict = {
-            let mut guard = self.guard.borrow_mut();
-            let verdict = guard.feed(fresh);
-            self.session.note_head(guard.in_head());
-            verdict
-        };
-        if let Err(bad) = verdict {
-            tracing::debug!(stage = "relay", code = "relay.request_malformed", reason = %bad.reason, "malformed HTTP/1 request");
-            self.session.note_malformed();
+        if !fresh.is_empty()
+            && let Some(shown) = self.framing.look(fresh)
+        {
             self.poisoned = true;
-            buf.set_filled(before + bad.at.min(fresh.len()));
+            buf.set_filled(before + shown);
             if buf.remaining() > 0 {
                 buf.put_slice(b"\0");
             }

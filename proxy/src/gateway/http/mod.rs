@@ -16,7 +16,6 @@ pub(super) mod session;
 mod upgrade;
 mod websocket;
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
@@ -30,7 +29,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use self::guarded::Guarded;
+use self::guarded::{Framing, Guarded};
 use self::session::{HttpSession, Tick};
 use super::standing::Trust;
 use super::Gateway;
@@ -40,7 +39,7 @@ use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;
 use crate::record::Peer;
-use crate::wire::http1_guard::{Guard, Limits};
+use crate::wire::http1_guard::Limits;
 
 /// How HTTP is served. Keys below `http:` in the configuration.
 #[derive(Clone, Debug)]
@@ -127,19 +126,19 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    fn session(self, guard: Option<guarded::SharedGuard>) -> Rc<HttpSession> {
-        Rc::new(HttpSession::new(self, guard))
+    fn session(self, framing: Option<Framing>) -> Rc<HttpSession> {
+        Rc::new(HttpSession::new(self, framing))
     }
 }
 
-/// Serves an HTTP/1 session to its end. Gives how many requests it served.
+/// Serves an HTTP/1 session to its end.
 pub(crate) async fn serve_http1<S>(start: Start, stream: S) -> Ended
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let settings = &start.gateway.http;
     let limits = Limits { max_head_bytes: settings.max_header_bytes as usize, max_headers: settings.max_headers };
-    let guard = Rc::new(RefCell::new(Guard::new(limits)));
+    let framing = Framing::new(limits);
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -147,21 +146,21 @@ where
         .max_headers(settings.max_headers)
         .max_buf_size((settings.max_header_bytes as usize).max(MIN_HTTP1_BUFFER) + 4096)
         .pipeline_flush(true);
-    let session = start.session(Some(Rc::clone(&guard)));
-    let io = TokioIo::new(Guarded::new(stream, guard, Rc::clone(&session)));
+    let session = start.session(Some(framing.clone()));
+    let io = TokioIo::new(Guarded::new(stream, framing.clone()));
     let served = Rc::clone(&session);
     let connection = builder
         .serve_connection(io, service_fn(move |request| answer(Rc::clone(&served), request)))
         .with_upgrades();
     let mut connection = pin!(connection);
     let how = watch(&session, connection.as_mut(), |connection| connection.graceful_shutdown()).await;
-    Ended { requests: session.served(), malformed: session.was_malformed(), how }
+    Ended { malformed: framing.malformed(), how }
 }
 
 /// Serves an HTTP/2 session to its end. SETTINGS go out at once, before anything is discovered.
 pub(crate) async fn serve_http2<S>(start: Start, stream: S) -> Ended
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let settings = &start.gateway.http;
     let mut builder = http2::Builder::new(OnWorker);
@@ -183,14 +182,14 @@ where
         .serve_connection(TokioIo::new(stream), service_fn(move |request| answer(Rc::clone(&served), request)));
     let mut connection = pin!(connection);
     let how = watch(&session, connection.as_mut(), |connection| connection.graceful_shutdown()).await;
-    Ended { requests: session.served(), malformed: false, how }
+    Ended { malformed: None, how }
 }
 
 /// How an HTTP session ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(crate) requests: u64,
-    pub(crate) malformed: bool,
+    /// What broke RFC 9112, if anything did.
+    pub(crate) malformed: Option<String>,
     pub(crate) how: How,
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Start;
-use super::guarded::SharedGuard;
+use super::guarded::Framing;
 use crate::detect::Naming;
 use crate::gateway::Gateway;
 use crate::gateway::census::Entry;
@@ -28,14 +28,11 @@ pub(crate) struct HttpSession {
     pub(crate) naming: Naming,
     pub(crate) trust: Trust,
     /// Present on HTTP/1.
-    pub(super) guard: Option<SharedGuard>,
+    pub(super) framing: Option<Framing>,
     census: Entry,
     active: Cell<u32>,
-    served: Cell<u64>,
     opened: Instant,
     idle_since: Cell<Instant>,
-    head_since: Cell<Option<Instant>>,
-    malformed: Cell<bool>,
 }
 
 /// What the session's clock says.
@@ -52,7 +49,7 @@ pub(super) enum Tick {
 }
 
 impl HttpSession {
-    pub(super) fn new(start: Start, guard: Option<SharedGuard>) -> Self {
+    pub(super) fn new(start: Start, framing: Option<Framing>) -> Self {
         let now = Instant::now();
         let Start { gateway, peer, client, naming, trust, census } = start;
         Self {
@@ -61,54 +58,29 @@ impl HttpSession {
             client,
             naming,
             trust,
-            guard,
+            framing,
             census,
             active: Cell::new(0),
-            served: Cell::new(0),
             opened: now,
             idle_since: Cell::new(now),
-            head_since: Cell::new(None),
-            malformed: Cell::new(false),
         }
     }
 
     pub(super) fn request_started(&self) {
         self.census.request();
         self.active.set(self.active.get() + 1);
-        self.head_since.set(None);
     }
 
     pub(super) fn request_ended(&self) {
         self.active.set(self.active.get().saturating_sub(1));
-        self.served.set(self.served.get() + 1);
         self.idle_since.set(Instant::now());
-    }
-
-    /// Told by the guard after each read whether it is in the middle of a request's head.
-    pub(super) fn note_head(&self, in_head: bool) {
-        match (in_head, self.head_since.get()) {
-            (true, None) => self.head_since.set(Some(Instant::now())),
-            (false, Some(_)) => self.head_since.set(None),
-            _ => {}
-        }
-    }
-
-    pub(super) fn note_malformed(&self) {
-        self.malformed.set(true);
-    }
-
-    pub(super) fn was_malformed(&self) -> bool {
-        self.malformed.get()
-    }
-
-    pub(super) fn served(&self) -> u64 {
-        self.served.get()
     }
 
     pub(super) fn tick(&self, now: Instant) -> Tick {
         let settings = &self.gateway.http;
         let over = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
-        if self.head_since.get().is_some_and(|since| over(since, settings.header_timeout)) {
+        let head_since = self.framing.as_ref().and_then(Framing::head_since);
+        if head_since.is_some_and(|since| over(since, settings.header_timeout)) {
             return Tick::SlowHead;
         }
         if self.active.get() == 0 && over(self.idle_since.get(), settings.idle_timeout) {

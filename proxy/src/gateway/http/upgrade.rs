@@ -38,6 +38,7 @@ use crate::endpoint::Speaks;
 use crate::fault::Fault;
 use crate::gateway::Routed;
 use crate::gateway::refuse::Refused;
+use crate::gateway::standing::{Standing, Upgraded};
 use crate::gateway::tcp::{self, Line};
 use crate::record::Stage;
 
@@ -50,16 +51,23 @@ pub(super) async fn proceed(
     body: Incoming,
     exchange: &mut Box<Exchange>,
 ) -> Result<Response<Body>, Refused> {
+    let upgraded = Upgraded {
+        method: parts.method.clone(),
+        path: parts.uri.path().into(),
+        host: parts.uri.host().map(Into::into),
+        headers: parts.headers.clone(),
+    };
+    let standing = session.gateway.standing(session, routed.target(), upgraded);
     let client = hyper::upgrade::on(Request::from_parts(parts.clone(), body));
     match ask.leaves.clone() {
-        None | Some(Leaves::Connect) => connect(session, routed, client, exchange).await,
+        None | Some(Leaves::Connect) => connect(session, routed, client, standing, exchange).await,
         Some(Leaves::Upgrade(protocol)) => {
             headers::strip_hop_by_hop(&mut parts.headers);
-            switch(session, Switch { ask, routed, parts, client, protocol, over_h2: false }, exchange).await
+            switch(session, Switch { ask, routed, parts, client, standing, protocol, over_h2: false }, exchange).await
         }
         Some(Leaves::Extended(protocol)) => {
             headers::strip_hop_by_hop(&mut parts.headers);
-            switch(session, Switch { ask, routed, parts, client, protocol, over_h2: true }, exchange).await
+            switch(session, Switch { ask, routed, parts, client, standing, protocol, over_h2: true }, exchange).await
         }
     }
 }
@@ -69,13 +77,14 @@ async fn connect(
     session: &Rc<HttpSession>,
     routed: Routed,
     client: OnUpgrade,
+    standing: Standing,
     exchange: &mut Box<Exchange>,
 ) -> Result<Response<Body>, Refused> {
     let gateway = &session.gateway;
     let (stream, guard, endpoint) = tcp::open(gateway, &routed).await?;
     exchange.passed(Stage::Connect);
     exchange.record.endpoint = Some(endpoint);
-    join(session, &routed, client, (stream, endpoint), guard);
+    join(session, standing, client, (stream, endpoint), guard);
     Ok(Response::new(Body::empty()))
 }
 
@@ -85,6 +94,7 @@ struct Switch {
     routed: Routed,
     parts: Parts,
     client: OnUpgrade,
+    standing: Standing,
     protocol: HeaderValue,
     /// Whether the client asked by extended CONNECT.
     over_h2: bool,
@@ -96,7 +106,7 @@ async fn switch(
     exchange: &mut Box<Exchange>,
 ) -> Result<Response<Body>, Refused> {
     let gateway = &session.gateway;
-    let Switch { ask, routed, parts, client, protocol, over_h2 } = switch;
+    let Switch { ask, routed, parts, client, standing, protocol, over_h2 } = switch;
     let pick = routed.pick(&[]).await?;
     exchange.passed(Stage::Balance);
     exchange.record.endpoint = Some(pick.endpoint.addr);
@@ -125,7 +135,7 @@ async fn switch(
     let agreed = answer.status() == if to_h2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
     if !agreed {
         pick.guard.succeeded();
-        return Ok(declined(answer, over_h2));
+        return Ok(declined(session, answer));
     }
     if let Some(key) = our_key
         && answer.headers().get(SEC_WEBSOCKET_ACCEPT) != Some(&websocket::accept(&key))
@@ -134,12 +144,12 @@ async fn switch(
     }
     let upstream = hyper::upgrade::on(&mut answer);
     let response = agreed_response(&answer, &protocol, client_key.as_ref(), over_h2);
-    if let Some(guard) = &session.guard {
-        guard.borrow_mut().upgraded();
+    if let Some(framing) = &session.framing {
+        framing.upgraded();
     }
     let upstream = async move { upstream.await.map(TokioIo::new) };
     let endpoint = pick.endpoint.addr;
-    join_later(session, &routed, client, (upstream, endpoint), (pick.guard, answer.into_body()));
+    join_later(session, standing, client, (upstream, endpoint), (pick.guard, answer.into_body()));
     Ok(response)
 }
 
@@ -176,13 +186,13 @@ fn upgrade(parts: &Parts, ask: &Ask, protocol: &HeaderValue, over_h2: bool) -> (
     (request, Some(key))
 }
 
-/// The endpoint stays with HTTP: its answer goes to the client as it is. On HTTP/1 the connection ends with it, since
-/// bytes that the client may already have sent in the new protocol must not be read as a request.
-fn declined(answer: Response<Streamed<RequestBody>>, over_h2: bool) -> Response<Body> {
+/// The endpoint stays with HTTP: its answer goes to the client as it is. On HTTP/1 the connection ends with it when the
+/// client has already sent bytes in the new protocol: they must not be read as a request.
+fn declined(session: &HttpSession, answer: Response<Streamed<RequestBody>>) -> Response<Body> {
     let mut response = answer.map(|body| Body::upstream(body, None));
     headers::clean_response(response.headers_mut());
     *response.version_mut() = http::Version::default();
-    if !over_h2 {
+    if session.framing.as_ref().is_some_and(|framing| !framing.declined()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -214,27 +224,26 @@ fn agreed_response(
     response
 }
 
-fn join<U>(session: &Rc<HttpSession>, routed: &Routed, client: OnUpgrade, (upstream, at): (U, SocketAddr), guard: Guard)
+fn join<U>(session: &Rc<HttpSession>, standing: Standing, client: OnUpgrade, (upstream, at): (U, SocketAddr), guard: Guard)
 where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    if let Some(http1) = &session.guard {
-        http1.borrow_mut().upgraded();
+    if let Some(framing) = &session.framing {
+        framing.upgraded();
     }
-    join_later(session, routed, client, (std::future::ready(Ok(upstream)), at), guard);
+    join_later(session, standing, client, (std::future::ready(Ok(upstream)), at), guard);
 }
 
 /// Waits until both sides have left HTTP, then relays between them as an opaque connection with a record of its own.
 fn join_later<U>(
     session: &Rc<HttpSession>,
-    routed: &Routed,
+    standing: Standing,
     client: OnUpgrade,
     (upstream, endpoint): (impl Future<Output = hyper::Result<U>> + 'static, SocketAddr),
     held: impl std::fmt::Debug + 'static,
 ) where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let standing = session.gateway.standing(session, routed.target());
     let line = Line::new(&session.gateway, &session.peer, standing, endpoint);
     tokio::task::spawn_local(async move {
         match futures_util::future::try_join(client, upstream).await {

@@ -173,6 +173,15 @@ impl Guard {
         self.requests
     }
 
+    /// Whether a request's head (or its trailers) has begun and not ended.
+    pub fn in_head(&self) -> bool {
+        match &self.phase {
+            Phase::Head(head) => !head.is_untouched(),
+            Phase::Trailers(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the bytes so far end exactly where a request does: the end of the stream would cut nothing off.
     pub fn is_between_requests(&self) -> bool {
         match &self.phase {
