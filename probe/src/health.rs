@@ -64,12 +64,12 @@ impl Health {
         Err(Reasons { draining: state.draining, parts })
     }
 
-    fn set(&self, name: &Cow<'static, str>, reason: Option<&Cow<'static, str>>) {
+    fn set(&self, name: &str, reason: Option<&Cow<'static, str>>) {
         self.state.rcu(|state| {
             let mut state = State::clone(state);
-            match state.parts.iter_mut().find(|(known, _)| known == name) {
+            match state.parts.iter_mut().find(|(known, _)| **known == *name) {
                 Some((_, now)) => *now = reason.cloned(),
-                None => state.parts.push((name.clone(), reason.cloned())),
+                None => state.parts.push((name.to_owned().into(), reason.cloned())),
             }
             state
         });

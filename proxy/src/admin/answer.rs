@@ -180,7 +180,7 @@ fn accepts(headers: &HeaderMap, kind: &str) -> bool {
             let mut parts = element.split(';').map(str::trim);
             let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(kind));
             let zero = |part: &str| {
-                part.strip_prefix("q=").or(part.strip_prefix("Q=")).and_then(|q| q.parse().ok()) == Some(0.0)
+                part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")).and_then(|q| q.parse().ok()) == Some(0.0)
             };
             named && !parts.any(zero)
         },

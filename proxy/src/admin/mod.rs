@@ -55,8 +55,11 @@ pub struct LogLevel {
     /// The filter now.
     pub read: Arc<dyn Fn() -> String + Send + Sync>,
     /// Sets the filter, or says what is wrong with it.
-    pub set: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub set: Arc<SetFilter>,
 }
+
+/// Takes a filter, or says what is wrong with it.
+pub type SetFilter = dyn Fn(&str) -> Result<(), String> + Send + Sync;
 
 impl fmt::Debug for LogLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -147,7 +147,8 @@ mod tests {
         sum.add(&histogram);
         let family = Family { name: "h", help: "H.", values: Values::Histograms(vec![(vec![], sum)]) };
         let page = page(vec![family], false);
-        for line in ["h_count{} 4", "h_bucket{le=\"0.0001\"} 1", "h_bucket{le=\"0.0005\"} 3", "h_bucket{le=\"+Inf\"} 4"] {
+        for line in ["h_count{} 4", "h_bucket{le=\"0.0001\"} 1", "h_bucket{le=\"0.0005\"} 3", "h_bucket{le=\"+Inf\"} 4"]
+        {
             assert!(page.contains(line), "{line} in {page}");
         }
     }

@@ -210,11 +210,11 @@ impl Sink {
             return;
         }
         let mut done = 0;
-        if self.is_open() {
-            if let Err(error) = self.write_all(batch, &mut done) {
-                tracing::debug!(%error, "log lines could not be written");
-                self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
-            }
+        if self.is_open()
+            && let Err(error) = self.write_all(batch, &mut done)
+        {
+            tracing::debug!(%error, "log lines could not be written");
+            self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
         }
         // A line counts as written with its last byte.
         let written = newlines(&batch[..done]);
@@ -232,7 +232,7 @@ impl Sink {
             Some(_) => {
                 let opened = (self.open)();
                 self.retry_at = opened.is_err().then(|| Instant::now() + RETRY_INTERVAL);
-                self.out = opened.ok().or(self.out.take());
+                self.out = opened.ok().or_else(|| self.out.take());
                 self.retry_at.is_none()
             }
         }

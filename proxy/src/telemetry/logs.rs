@@ -244,10 +244,10 @@ const NOISE: [&str; 8] = [
 
 impl Observer for Refusals {
     fn event(&self, event: Event<'_>) {
-        if event == Event::Panicked {
-            if let Some(suppressed) = self.limiter.admit("panicked") {
-                tracing::error!(suppressed, "a task panicked and was ended alone");
-            }
+        if event == Event::Panicked
+            && let Some(suppressed) = self.limiter.admit("panicked")
+        {
+            tracing::error!(suppressed, "a task panicked and was ended alone");
         }
     }
 

@@ -22,6 +22,7 @@ pub mod logs;
 pub mod metrics;
 mod process;
 pub mod shard;
+pub mod watch;
 
 /// Several observers as one, told in order.
 #[derive(Clone, Debug, Default)]

@@ -2,7 +2,7 @@
 //!
 //! **In** events and closed records of one worker. **Out** nothing, until a scrape comes and adds the shards up.
 //!
-//! A [`Front`] belongs to one worker, a [`Shard`] to it and to the scrape. The front remembers where each series it has
+//! A [`Front`] belongs to one worker, a `Shard` to it and to the scrape. The front remembers where each series it has
 //! met is kept, so that counting it again is one look into its own table and relaxed additions: no lock, no allocation.
 //! Only a label set met for the first time takes the shard's lock, which the scrape takes too, and no other worker.
 
@@ -142,13 +142,20 @@ impl Front {
     fn count_traffic(&self, record: &Record, service: Id) {
         let key = (service, record.protocol);
         let coarse = || (OTHER, record.protocol);
-        self.traffic.at(&self.shard.traffic, &key, || key, coarse, self.numbers.max_series, |traffic| {
-            traffic.received.fetch_add(record.bytes_received, Ordering::Relaxed);
-            traffic.sent.fetch_add(record.bytes_sent, Ordering::Relaxed);
-            if record.request.is_some() {
-                traffic.request_seconds.observe(record.duration);
-            }
-        });
+        self.traffic.at(
+            &self.shard.traffic,
+            &key,
+            || key,
+            coarse,
+            self.numbers.max_series,
+            |traffic| {
+                traffic.received.fetch_add(record.bytes_received, Ordering::Relaxed);
+                traffic.sent.fetch_add(record.bytes_sent, Ordering::Relaxed);
+                if record.request.is_some() {
+                    traffic.request_seconds.observe(record.duration);
+                }
+            },
+        );
     }
 }
 

@@ -1,9 +1,13 @@
 //! From events and records to lines of the page.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
+
+use isthmus_probe::endpoint::Endpoint;
 
 use super::super::samples;
+use super::super::watch::{Certificates, Root};
 use super::*;
+use crate::drain::Phase;
 use crate::fault::Fault;
 use crate::record::{Event, Observer, Outcome};
 
