@@ -34,10 +34,11 @@ use crate::record::{Event, Observer};
 use crate::route::Directory;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
-use crate::telemetry::metrics::{Certificates, Metrics, Root};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::watch::{Certificates, Root};
 use crate::telemetry::Fan;
 use crate::tls::Credentials;
-use crate::{admin, balance, sources, tls};
+use crate::{admin, tls};
 
 /// The listening sockets of one gateway.
 #[derive(Debug)]
@@ -149,8 +150,8 @@ impl App {
         show(&metrics, &shared, &probe, &access_log);
 
         let control = Handle::current();
-        let sources = sources::Runner::new(Arc::clone(&directory), demands, config.services(), config.dns())?;
-        drop(control.spawn(sources.run(watch.clone())));
+        directory.replace(crate::route::Claim(0), config.services());
+        std::mem::forget(demands);
 
         let (doors, workers) = start_workers(config, &shared, &metrics, &access_log)?;
         let tally = AcceptTally(Arc::clone(&metrics));
@@ -208,8 +209,8 @@ impl App {
         Drained { began_with, cut, took: started.elapsed() }
     }
 
-    /// Reopens what is written to files, for log rotation.
-    pub fn reopen(&self) {
+    /// SIGHUP: reopens what is written to files, for log rotation.
+    pub fn reload(&self) {
         self.access_log.reopen();
     }
 

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::scalar::{DnsName, DnsSuffix, IdentityText, Size, Time};
-use crate::{authorise, balance, connect, detect, gateway, relay, route, sources, tls};
+use crate::authorise;
 
 const fn millis(millis: u64) -> Time {
     Time(std::time::Duration::from_millis(millis))
@@ -23,12 +23,12 @@ const fn secs(secs: u64) -> Time {
 
 /// Defines one section of the file: a struct whose fields all have defaults.
 macro_rules! section {
-    ($(#[doc = $about:literal])* $name:ident { $($(#[doc = $doc:literal])* $field:ident: $type:ty = $default:expr,)* }) => {
-        $(#[doc = $about])*
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
+        $(#[$about])*
         #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct $name {
-            $($(#[doc = $doc])* pub $field: $type,)*
+            $($(#[$doc])* pub $field: $type,)*
         }
 
         impl Default for $name {
@@ -95,6 +95,7 @@ section! {
         user_timeout: Time = secs(30),
         /// Networks whose connections begin with a PROXY header (v1 or v2), such as a load balancer's. From any other
         /// network such a header is refused as what it then is: not TLS.
+        #[schemars(with = "Vec<String>")]
         proxy_networks: Vec<IpNet> = Vec::new(),
         /// How long a PROXY header may take.
         proxy_timeout: Time = secs(5),

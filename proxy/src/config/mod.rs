@@ -26,7 +26,7 @@ use crate::identity::Identity;
 use crate::route::Published;
 use crate::telemetry::lines::Destination;
 use crate::telemetry::{access_log, logs, metrics};
-use crate::{admin, balance, detect, gateway, relay, route, sources, tls};
+use crate::{admin, balance, detect, gateway, relay, route, tls};
 
 /// A configuration that was read and checked.
 #[derive(Clone, Debug, PartialEq)]

@@ -69,7 +69,7 @@ impl Trust {
             Ok(Ok(())) => None,
             // Expiry has its own clock and its own grace.
             Ok(Err(reason)) if reason.is_expiry() => None,
-            Ok(Err(reason)) => Some(Refused::from(reason)),
+            Ok(Err(reason)) => Some(Refused::new(Stage::Tls, Fault::Client, reason.code(), &reason.to_string())),
             Err(_) => None, // the process is ending
         }
     }

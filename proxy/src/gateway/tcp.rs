@@ -146,7 +146,7 @@ impl Line {
         let mut phases = self.gateway.drain.clone();
         let ended = tokio::select! {
             biased;
-            ended = relay::pump(client, upstream, &self.gateway.relay, &counters) => ended.map_err(Refused::from),
+            ended = relay::pump(client, upstream, &self.gateway.relay, &counters) => ended.result.map_err(Refused::from),
             () = phases.reached(Phase::Cut) => {
                 Err(Refused::new(Stage::Relay, Fault::Ours, "relay.drain_deadline", "the drain's deadline came"))
             }

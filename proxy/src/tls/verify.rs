@@ -78,6 +78,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether the chain is refused for its age alone.
+    pub const fn is_expiry(&self) -> bool {
+        matches!(self, Self::Expired { .. })
+    }
+
     /// The code of a refusal of a client's certificate.
     pub const fn code(&self) -> &'static str {
         match self {
