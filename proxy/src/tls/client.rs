@@ -13,7 +13,8 @@ use rustls_pki_types::{DnsName, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use super::verify::{REFUSED, Reason, Refused};
+use super::verifier::{REFUSED, Refused};
+use super::verify::Reason;
 use super::{Alpn, Chain, ClientStream, Credentials};
 use crate::addr::Name;
 use crate::endpoint::UpstreamTls;

@@ -6,7 +6,8 @@
 
 use std::time::SystemTime;
 
-use super::credentials::{self, CredentialsError, File, Settings};
+use super::credentials::Settings;
+use super::files::{self, CredentialsError, File};
 use super::inspect::{self, Certificate, Signed};
 use super::verify::{Reason, Side, Trust};
 use super::{Chain, Der};
@@ -45,9 +46,9 @@ pub fn explain(
     expected: Option<&Identity>,
     now: SystemTime,
 ) -> Result<Explanation, CredentialsError> {
-    let presented: Chain = credentials::certificates(chain)?.into();
-    let (roots, _) = credentials::roots(bundle)?;
-    let (lists, _) = credentials::crls(crls)?;
+    let presented: Chain = files::certificates(chain)?.into();
+    let (roots, _) = files::roots(bundle)?;
+    let (lists, _) = files::crls(crls)?;
     let settings = Settings::default();
     let anchors: Vec<Der> = roots.iter().map(|root| root.der.clone()).collect();
     let revoking: Vec<Vec<u8>> = lists.iter().map(|list| list.der.clone()).collect();

@@ -1,13 +1,12 @@
 //! What stands in a certificate, a CRL, a PEM file: plain values for logs, tables and decisions.
 //!
-//! **In** DER or PEM, trusted or not. **Out** [`Certificate`], [`Crl`], [`Block`]s. **Refuses** what cannot be parsed.
+//! **In** DER, trusted or not. **Out** [`Certificate`], [`Crl`], [`Request`]. **Refuses** what cannot be parsed.
 //! Nothing here says that a certificate is to be trusted: that is `verify`'s word. Text taken from a certificate is
-//! shown with its control characters escaped, as a stranger may have written it. (RFC 5280, RFC 7468.)
+//! shown with its control characters escaped, as a stranger may have written it. (RFC 5280, RFC 2986.)
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls_pki_types::pem::{self, SectionKind};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::certification_request::X509CertificationRequest;
@@ -19,6 +18,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
+use super::pem::Unreadable;
 use super::provider::sha256;
 use crate::identity::Identity;
 
@@ -74,93 +74,12 @@ pub struct Crl {
     pub revoked: usize,
 }
 
-/// One section of a PEM file.
-#[derive(Clone, Eq, PartialEq)]
-pub enum Block {
-    /// A certificate.
-    Certificate(super::Der),
-    /// A certificate revocation list.
-    Crl(Vec<u8>),
-    /// A signing request.
-    Request(Vec<u8>),
-    /// A private key, of which nothing is kept here.
-    Key,
-    /// Something that is of no use here.
-    Other,
-}
-
-impl std::fmt::Debug for Block {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Certificate(_) => "Certificate",
-            Self::Crl(_) => "Crl",
-            Self::Request(_) => "Request",
-            Self::Key => "Key",
-            Self::Other => "Other",
-        })
-    }
-}
-
-/// The bytes are not what they should be.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unreadable(String);
-
-impl Unreadable {
-    pub(super) fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
-    }
-}
-
-/// Reads the recognised sections of a PEM text, in their order. Text between sections is skipped (RFC 7468 §2).
-pub fn pem_blocks(text: &[u8]) -> Result<Vec<Block>, Unreadable> {
-    let mut rest = text;
-    let mut blocks = Vec::new();
-    loop {
-        match pem::from_buf(&mut rest) {
-            Ok(None) => return Ok(blocks),
-            Ok(Some((kind, der))) => blocks.push(match kind {
-                SectionKind::Certificate => Block::Certificate(der.into()),
-                SectionKind::Crl => Block::Crl(der),
-                SectionKind::Csr => Block::Request(der),
-                SectionKind::EcPrivateKey | SectionKind::PrivateKey | SectionKind::RsaPrivateKey => Block::Key,
-                _ => Block::Other,
-            }),
-            Err(pem::Error::MissingSectionEnd { .. }) => {
-                return Err(Unreadable("a PEM section has no END line: the file is cut off".into()));
-            }
-            Err(pem::Error::Base64Decode(_)) => {
-                return Err(Unreadable("a PEM section holds something other than base64".into()));
-            }
-            Err(error) => return Err(Unreadable(format!("not readable as PEM: {error}"))),
-        }
-    }
-}
-
-/// Writes one PEM section.
-pub fn pem_section(label: &str, der: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in der.chunks(48) {
-        for three in line.chunks(3) {
-            let group = three.iter().fold(0u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-            for place in 0..4 {
-                let digit = DIGITS[(group >> (18 - 6 * place)) as usize & 63];
-                text.push(if place > three.len() { '=' } else { char::from(digit) });
-            }
-        }
-        text.push('\n');
-    }
-    let _ = writeln!(text, "-----END {label}-----");
-    text
-}
-
 /// Reads a certificate.
 pub fn certificate(der: &[u8]) -> Result<Certificate, Unreadable> {
-    let (rest, x509) =
-        X509Certificate::from_der(der).map_err(|error| Unreadable(format!("not an X.509 certificate: {error}")))?;
+    let (rest, x509) = X509Certificate::from_der(der)
+        .map_err(|error| Unreadable::new(format!("not an X.509 certificate: {error}")))?;
     if !rest.is_empty() {
-        return Err(Unreadable("there are bytes after the certificate's end".into()));
+        return Err(Unreadable::new("there are bytes after the certificate's end"));
     }
     let constraints = x509.basic_constraints().ok().flatten().map(|extension| extension.value.clone());
     let mut key_id = None;
@@ -186,7 +105,7 @@ pub fn certificate(der: &[u8]) -> Result<Certificate, Unreadable> {
         path_len: constraints.and_then(|constraints| constraints.path_len_constraint),
         key: key_kind(x509.public_key()),
         fingerprint: hex(&sha256(der)),
-        key_fingerprint: hex(&sha256(x509.public_key().raw)),
+        key_fingerprint: key_fingerprint(x509.public_key().raw),
         key_id,
         authority_key_id,
         purposes: purposes(&x509),
@@ -197,7 +116,7 @@ pub fn certificate(der: &[u8]) -> Result<Certificate, Unreadable> {
 /// Reads a certificate revocation list.
 pub fn crl(der: &[u8]) -> Result<Crl, Unreadable> {
     let (_, crl) = CertificateRevocationList::from_der(der)
-        .map_err(|error| Unreadable(format!("not a certificate revocation list: {error}")))?;
+        .map_err(|error| Unreadable::new(format!("not a certificate revocation list: {error}")))?;
     Ok(Crl {
         issuer: name(crl.issuer()),
         this_update: system_time(crl.last_update()),
@@ -258,7 +177,7 @@ pub(super) fn certificate_signed(certificate: &[u8], ca: &[u8]) -> Signed {
 /// The serial numbers that a CRL revokes, and since when.
 pub fn revoked(crl: &[u8]) -> Result<Vec<(Vec<u8>, SystemTime)>, Unreadable> {
     let (_, crl) = CertificateRevocationList::from_der(crl)
-        .map_err(|error| Unreadable(format!("not a certificate revocation list: {error}")))?;
+        .map_err(|error| Unreadable::new(format!("not a certificate revocation list: {error}")))?;
     Ok(crl
         .iter_revoked_certificates()
         .map(|one| (one.raw_serial().to_vec(), system_time(one.revocation_date)))
@@ -279,7 +198,7 @@ pub struct Request {
 /// Reads a signing request. That it is signed with its own key is not checked here.
 pub fn request(der: &[u8]) -> Result<Request, Unreadable> {
     let (_, request) = X509CertificationRequest::from_der(der)
-        .map_err(|error| Unreadable(format!("not a certificate signing request: {error}")))?;
+        .map_err(|error| Unreadable::new(format!("not a certificate signing request: {error}")))?;
     let names = request.requested_extensions().into_iter().flatten().flat_map(|extension| match extension {
         ParsedExtension::SubjectAlternativeName(names) => names.general_names.iter().map(general_name).collect(),
         _ => Vec::new(),
@@ -296,13 +215,9 @@ pub(super) fn is_issued_under_name_of(der: &[u8], issuer: &[u8]) -> bool {
     }
 }
 
-/// SHA-256 of a public key in PEM, in hexadecimal digits.
-pub(super) fn key_fingerprint(public_key_pem: &str) -> Result<String, Unreadable> {
-    let mut rest = public_key_pem.as_bytes();
-    match pem::from_buf(&mut rest) {
-        Ok(Some((SectionKind::PublicKey, der))) => Ok(hex(&sha256(&der))),
-        _ => Err(Unreadable("not a public key".into())),
-    }
+/// SHA-256 of a public key, in hexadecimal digits.
+pub(super) fn key_fingerprint(der: &[u8]) -> String {
+    hex(&sha256(der))
 }
 
 /// The names in a leaf that are usable as an identity, in their order. Never the common name.
@@ -436,26 +351,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(der in prop::collection::vec(any::<u8>(), 0..200)) {
-            let text = pem_section("X509 CRL", &der);
-            prop_assert_eq!(pem_blocks(text.as_bytes()), Ok(vec![Block::Crl(der)]));
-        }
-
-        #[test]
         fn strangers_bytes_never_panic(der in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (certificate(&der), crl(&der), pem_blocks(&der), describe(&der));
+            let _ = (certificate(&der), crl(&der), request(&der), revoked(&der), describe(&der));
         }
-    }
-
-    #[test]
-    fn a_cut_off_file_is_told() {
-        let text = pem_section("CERTIFICATE", &[1; 100]);
-        let error = pem_blocks(&text.as_bytes()[..80]).expect_err("cut off");
-        assert!(error.to_string().contains("cut off"), "{error}");
     }
 
     #[test]
     fn times_are_written_in_utc() {
         assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(86_400)), "1970-01-02T00:00:00Z");
+    }
+
+    #[test]
+    fn digits_become_bytes() {
+        assert_eq!(unhex("0a:FF"), Some(vec![10, 255]));
+        for wrong in ["", "a", "0x1", "zz", ":"] {
+            assert_eq!(unhex(wrong), None, "{wrong}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
-use super::{Der, inspect};
+use super::{Der, inspect, pem};
 use crate::identity::Identity;
 
 /// The most characters that a common name may have (RFC 5280, appendix A.1).
@@ -77,7 +77,7 @@ pub enum MintError {
     IssuerName(String),
     /// A piece is not what it should be.
     #[error(transparent)]
-    Unreadable(#[from] inspect::Unreadable),
+    Unreadable(#[from] pem::Unreadable),
     /// The library says no.
     #[error("{0}")]
     Library(#[from] rcgen::Error),
@@ -114,7 +114,7 @@ impl fmt::Debug for Leaf {
 impl Leaf {
     /// The certificate in PEM.
     pub fn cert_pem(&self) -> String {
-        inspect::pem_section("CERTIFICATE", &self.der)
+        pem::section("CERTIFICATE", &self.der)
     }
 }
 
@@ -136,19 +136,19 @@ impl fmt::Debug for Request {
 impl Request {
     /// The request in PEM.
     pub fn pem(&self) -> String {
-        inspect::pem_section("CERTIFICATE REQUEST", &self.der)
+        pem::section("CERTIFICATE REQUEST", &self.der)
     }
 }
 
 impl Authority {
     /// Takes a CA from its certificate and key, both in PEM.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, MintError> {
-        let blocks = inspect::pem_blocks(certificate.as_bytes())?;
+        let blocks = pem::blocks(certificate.as_bytes())?;
         let der = blocks.into_iter().find_map(|block| match block {
-            inspect::Block::Certificate(der) => Some(der),
+            pem::Block::Certificate(der) => Some(der),
             _ => None,
         });
-        let der = der.ok_or_else(|| inspect::Unreadable::new("holds no certificate"))?;
+        let der = der.ok_or_else(|| pem::Unreadable::new("holds no certificate"))?;
         Self::new(der, KeyPair::from_pem(key)?)
     }
 
@@ -157,7 +157,7 @@ impl Authority {
         if !about.is_ca {
             return Err(MintError::NotCa(about.subject));
         }
-        if inspect::key_fingerprint(&key.public_key_pem())? != about.key_fingerprint {
+        if inspect::key_fingerprint(&pem::public_key(&key.public_key_pem())?) != about.key_fingerprint {
             return Err(MintError::KeyMismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&der, key)?;
@@ -176,7 +176,7 @@ impl Authority {
 
     /// The certificate in PEM.
     pub fn cert_pem(&self) -> String {
-        inspect::pem_section("CERTIFICATE", &self.der)
+        pem::section("CERTIFICATE", &self.der)
     }
 
     /// The private key as PKCS#8 in PEM.

@@ -10,11 +10,14 @@
 pub mod client;
 pub mod credentials;
 pub mod explain;
+pub mod files;
 mod hello;
 pub mod inspect;
 pub mod mint;
+pub mod pem;
 mod provider;
 pub mod server;
+mod verifier;
 pub mod verify;
 
 use std::sync::Arc;
@@ -22,6 +25,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 pub use credentials::Credentials;
+pub use files::{CredentialsError, File};
 pub use provider::install;
 
 use crate::addr::{Name, Suffix};

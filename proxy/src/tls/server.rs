@@ -17,7 +17,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
 use super::hello::{self, Found};
-use super::verify::{self, REFUSED, Reason, Refused};
+use super::verifier::{REFUSED, Refused};
+use super::verify::{self, Reason};
 use super::{Alpn, Chain, Credentials, ServerStream, Settings, Sni, inspect};
 use crate::addr::Name;
 use crate::fault::{Fault, Refusal};
@@ -116,6 +117,7 @@ where
         _ => {}
     }
     let acceptor = TlsAcceptor::from(Arc::clone(credentials.server_config(settings.alpn)));
+    let hello_bytes = hello.len();
     let stream = Rewind::new(hello.freeze(), stream);
     let (result, refused) = REFUSED
         .scope(Cell::new(None), async {
@@ -123,7 +125,7 @@ where
             (result, REFUSED.with(Cell::take))
         })
         .await;
-    let stream = result.map_err(|error| Error::from_handshake(error, refused))?;
+    let stream = result.map_err(|error| Error::from_handshake(error, refused, hello_bytes))?;
     let (_, session) = stream.get_ref();
     let alpn = Alpn::agreed(session.alpn_protocol());
     let peer = session.peer_certificates().map_or(Shown::Nothing, shown);
@@ -188,7 +190,7 @@ pub enum Error {
         presented: String,
     },
     /// The peer went away.
-    #[error("the peer went away after {after_bytes} bytes")]
+    #[error("the peer went away during the handshake, after {after_bytes} bytes of its hello")]
     Eof {
         /// How much of a hello had come. Nothing at all is what health checks of load balancers do all day.
         after_bytes: usize,
@@ -249,14 +251,14 @@ impl Error {
     }
 
     /// Sorts what the library says.
-    fn from_handshake(error: io::Error, refused: Option<Refused>) -> Self {
+    fn from_handshake(error: io::Error, refused: Option<Refused>, hello_bytes: usize) -> Self {
         use rustls::Error as Tls;
         if let Some(Refused { reason, presented }) = refused {
             return Self::Certificate { reason, presented };
         }
         let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) else {
             return match error.kind() {
-                io::ErrorKind::UnexpectedEof => Self::Eof { after_bytes: 1 },
+                io::ErrorKind::UnexpectedEof => Self::Eof { after_bytes: hello_bytes },
                 _ => Self::Io(error),
             };
         };

@@ -10,9 +10,11 @@ use rustls_pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::TlsConnector;
 
-use super::credentials::{self, File, Pem, Problem};
+use super::credentials::{self, Pem};
+use super::files::Problem;
 use super::mint::{self, Authority, Leaf, Usage, Validity};
-use super::verify::{Reason, ServerVerifier};
+use super::verifier::ServerVerifier;
+use super::verify::Reason;
 use super::*;
 use crate::endpoint::UpstreamTls;
 use crate::fault::{Fault, Refusal};
@@ -301,7 +303,7 @@ async fn expired_crls_refuse_or_warn() {
     let anchor = Authority::from_pem(&ca.anchor.cert_pem(), &ca.anchor.key_pem()).expect("loads");
     let other = Ca { anchor, issuer: other };
     let mut pem = other.pem(&other.leaf(&[GATEWAY]), &[&ca.anchor]);
-    pem.crls = vec![File::new("crl.pem", inspect::pem_section("X509 CRL", &list))];
+    pem.crls = vec![File::new("crl.pem", pem::section("X509 CRL", &list))];
     let client = ca.credentials(&[WEB]);
     let (_, accepted) = meet(&client, &load(&pem)).await;
     let error = accepted.expect_err("refused");
@@ -442,6 +444,40 @@ async fn older_versions_get_the_alert_that_says_so() {
 }
 
 #[tokio::test]
+async fn certificates_that_name_nobody_are_no_identity() {
+    let ca = Ca::new("root");
+    let gateway = ca.credentials(&[GATEWAY]);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::default();
+    let ca_key = rcgen::KeyPair::from_pem(&ca.issuer.key_pem()).expect("a key");
+    let issuer = rcgen::Issuer::from_ca_cert_der(ca.issuer.der(), ca_key).expect("an issuer");
+    for (names, want) in [
+        (vec![], None),
+        (vec!["rfc822:web@shop.example", "dns:10.0.0.1", "dns:*.shop.example"], None),
+        (vec!["rfc822:web@shop.example", "dns:Second.Example.COM", "dns:third.example"], Some("second.example.com")),
+    ] {
+        // The common name is nobody's identity, however much it looks like one.
+        params.distinguished_name.push(rcgen::DnType::CommonName, "web.shop.example");
+        params.subject_alt_names = names
+            .iter()
+            .filter_map(|name| name.split_once(':'))
+            .map(|(kind, name)| match (kind, name.try_into().expect("ASCII")) {
+                ("dns", name) => rcgen::SanType::DnsName(name),
+                (_, name) => rcgen::SanType::Rfc822Name(name),
+            })
+            .collect();
+        let der = params.signed_by(&key, &issuer).expect("signs").der().clone();
+        let leaf = Leaf { der, key_pem: key.serialize_pem() };
+        let (client, accepted) = meet_with(&ca, &leaf, &gateway).await;
+        assert!(client.is_ok(), "the handshake itself completes");
+        match want {
+            Some(identity) => assert_eq!(accepted.expect("accepted").peer.identity, id(identity)),
+            None => assert_eq!(code(&accepted), "tls.no_identity"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn servers_that_are_somebody_else_are_refused() {
     let ca = Ca::new("root");
     let (near, far) = duplex(1 << 16);
@@ -484,6 +520,9 @@ fn credentials_say_which_file_is_wrong_and_why() {
     assert!(matches!(error.problem, Problem::CaFirst(_)));
     let error = change(&|pem| pem.chain.contents.truncate(100));
     assert!(error.to_string().contains("cut off"), "{error}");
+    let strict = credentials::Settings { refuse_unknown_revocation: true, ..Default::default() };
+    let error = Credentials::from_pem(&good, &strict).expect_err("no CRL tells of anybody");
+    assert!(matches!(error.problem, Problem::NotTrusted { reason: Reason::RevocationUnknown, .. }));
     let late = SystemTime::now() + 2 * DAY;
     let error = Credentials::from_pem_at(&good, &credentials::Settings::default(), late).expect_err("expired");
     assert!(error.to_string().contains("expired at"), "{error}");

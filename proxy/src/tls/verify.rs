@@ -6,15 +6,11 @@
 //! gateway's own chain, and connections that live on after the roots or CRLs have changed.
 //! (RFC 5280 §6; Linkerd wire document §1.5: the first usable SAN names a client, any SAN may name a server.)
 
-use std::cell::Cell;
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::{CertificateError, DistinguishedName};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptions,
     RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
@@ -129,7 +125,7 @@ impl Reason {
     }
 
     /// What the library shall make of it: this decides the alert that the peer sees (RFC 8446 §6.2).
-    fn to_rustls(&self) -> rustls::Error {
+    pub(super) fn to_rustls(&self) -> rustls::Error {
         rustls::Error::InvalidCertificate(match self {
             Self::BadCertificate(_) => CertificateError::BadEncoding,
             Self::CrlExpired { .. } | Self::RevocationUnknown => CertificateError::UnknownRevocationStatus,
@@ -193,7 +189,7 @@ pub(super) struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     crls: Vec<RevocationList>,
     /// Shown to clients, so that one with several certificates can choose (RFC 8446 §4.2.4).
-    root_names: Vec<DistinguishedName>,
+    pub(super) root_names: Vec<DistinguishedName>,
     expiration: ExpirationPolicy,
     unknown: UnknownStatusPolicy,
 }
@@ -260,6 +256,9 @@ impl Trust {
             let revocation = self.revocation(&ours);
             way.end_entity().verify_for_usage(algorithms, &anchor, &between, now, usage, revocation, None).map(drop)
         };
+        if self.crls.is_empty() && self.unknown == UnknownStatusPolicy::Deny {
+            return Err(Reason::RevocationUnknown); // the library would not ask at all
+        }
         match by_name() {
             // Whatever the error: with namesakes about, the one that is told need not be the one that counts.
             Err(_) if !self.crls.is_empty() => {
@@ -292,7 +291,12 @@ impl Trust {
     }
 
     /// Checks a server's chain, and that some name in its leaf is the one expected.
-    fn check_server(&self, chain: &[CertificateDer<'_>], expected: &Identity, now: SystemTime) -> Result<(), Reason> {
+    pub(super) fn check_server(
+        &self,
+        chain: &[CertificateDer<'_>],
+        expected: &Identity,
+        now: SystemTime,
+    ) -> Result<(), Reason> {
         self.check(chain, Side::Server, now)?;
         let found = inspect::identities(chain.first().map_or(&[][..], |leaf| leaf));
         match found.contains(expected) {
@@ -303,134 +307,12 @@ impl Trust {
     }
 }
 
-/// A certificate that was refused: why, and what it said of itself.
-#[derive(Clone, Debug)]
-pub(super) struct Refused {
-    pub(super) reason: Reason,
-    pub(super) presented: String,
-}
-
-tokio::task_local! {
-    /// Where a verifier leaves its reason for the handshake that it is called from: the library passes on an alert only.
-    pub(super) static REFUSED: Cell<Option<Refused>>;
-}
-
-/// Leaves the reason behind and gives the library what it needs.
-fn refuse(leaf: &CertificateDer<'_>, reason: Reason) -> rustls::Error {
-    let error = reason.to_rustls();
-    let refused = Refused { reason, presented: inspect::describe(leaf) };
-    // Outside a handshake of ours there is nobody to tell.
-    let _ = REFUSED.try_with(|slot| slot.set(Some(refused)));
-    error
-}
-
-/// Verifies clients. Those without a certificate pass here, so that they are told no in an orderly way afterwards.
-#[derive(Debug)]
-pub(super) struct ClientVerifier(pub(super) Arc<Trust>);
-
-impl ClientCertVerifier for ClientVerifier {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.0.root_names
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        match self.0.check(&whole(leaf, others), Side::Client, system_time(now)) {
-            Ok(()) => Ok(ClientCertVerified::assertion()),
-            Err(reason) => Err(refuse(leaf, reason)),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, leaf, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Verifies one upstream: its chain, and that some name in its leaf is the one expected. The name sent as SNI is not
-/// looked for: the two differ with SPIFFE identities.
-#[derive(Debug)]
-pub(super) struct ServerVerifier {
-    pub(super) trust: Arc<Trust>,
-    pub(super) expected: Identity,
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.trust.check_server(&whole(leaf, others), &self.expected, system_time(now)) {
-            Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(reason) => Err(refuse(leaf, reason)),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, leaf, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// The chain in one piece, without copying what is in it.
-fn whole<'a>(leaf: &'a CertificateDer<'_>, others: &'a [CertificateDer<'_>]) -> Vec<CertificateDer<'a>> {
-    std::iter::once(leaf).chain(others).map(|der| CertificateDer::from(der.as_ref())).collect()
-}
-
 fn unix_time(time: SystemTime) -> UnixTime {
     // Before 1970 nothing is valid, at its very beginning neither.
     UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-fn system_time(time: UnixTime) -> SystemTime {
+pub(super) fn system_time(time: UnixTime) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs())).unwrap_or(UNIX_EPOCH)
 }
 

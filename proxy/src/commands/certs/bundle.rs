@@ -17,7 +17,8 @@ use super::make::{self, Secrecy};
 use super::read::{self, Role};
 use super::show::{Item, What};
 use crate::tls::Der;
-use crate::tls::inspect::{self, Block, Certificate};
+use crate::tls::inspect::{self, Certificate};
+use crate::tls::pem::{self, Block};
 
 /// Flags of `bundle`.
 #[derive(Clone, Debug, clap::Args)]
@@ -93,7 +94,7 @@ fn read_roots(path: &Path) -> anyhow::Result<Vec<Root>> {
     let mut roots = Vec::new();
     for piece in pieces.into_iter().filter(|piece| piece.role == wanted) {
         for (comments, section) in sections(&piece.text) {
-            let blocks = inspect::pem_blocks(section.as_bytes()).with_context(|| piece.origin.clone())?;
+            let blocks = pem::blocks(section.as_bytes()).with_context(|| piece.origin.clone())?;
             for block in blocks {
                 let Block::Certificate(der) = block else {
                     bail!(
@@ -157,7 +158,7 @@ fn write_roots(roots: &[Root]) -> String {
             writeln!(text, "# valid: {} to {}", inspect::rfc3339(about.not_before), inspect::rfc3339(about.not_after));
         let _ = writeln!(text, "# sha256: {}", about.fingerprint);
         let _ = writeln!(text, "# from: {}", root.origin.escape_default());
-        text += &inspect::pem_section("CERTIFICATE", &root.der);
+        text += &pem::section("CERTIFICATE", &root.der);
     }
     text
 }
@@ -173,7 +174,7 @@ fn report(path: &Path, roots: &[Root], dropped: usize, output: Output, out: &mut
                 Item { origin: root.origin.clone(), what }.to_json(SystemTime::now())
             })
             .collect();
-        let written = (path != Path::new("-")).then(|| vec![path.display().to_string()]).unwrap_or_default();
+        let written = if path == Path::new("-") { Vec::new() } else { vec![path.display().to_string()] };
         writeln!(out, "{:#}", json!({ "written": written, "items": items, "duplicatesDropped": dropped }))?;
         return Ok(());
     }

@@ -16,8 +16,9 @@ use serde_json::json;
 use super::read::{self, Role};
 use super::{DAY, Output, show};
 use crate::identity::Identity;
-use crate::tls::inspect::{self, Block};
+use crate::tls::inspect;
 use crate::tls::mint::{self, Authority, Usage, Validity};
+use crate::tls::pem::{self, Block};
 
 /// Flags of `anchor`.
 #[derive(Clone, Debug, clap::Args)]
@@ -199,7 +200,7 @@ pub(super) fn crl(args: &Crl, output: Output, out: &mut impl Write) -> anyhow::R
         }
     }
     let list = mint::crl(&signer, &revoked, now, now + args.valid_for)?;
-    let files = [(&*args.crl, inspect::pem_section("X509 CRL", &list), Secrecy::Public)];
+    let files = [(&*args.crl, pem::section("X509 CRL", &list), Secrecy::Public)];
     write_files(&files, args.force)?;
     report(&files, output, out)
 }
@@ -215,11 +216,11 @@ impl Signer {
         let signer = Authority::from_pem(&text, &key)
             .with_context(|| format!("{} with {} cannot sign", self.ca.display(), self.ca_key.display()))?;
         let mut above = String::new();
-        for block in inspect::pem_blocks(text.as_bytes())? {
+        for block in pem::blocks(text.as_bytes())? {
             if let Block::Certificate(der) = block
                 && !inspect::certificate(&der)?.self_issued
             {
-                above += &inspect::pem_section("CERTIFICATE", &der);
+                above += &pem::section("CERTIFICATE", &der);
             }
         }
         Ok((signer, above))
@@ -239,7 +240,7 @@ fn validity(signer: &Authority, length: Duration) -> anyhow::Result<Validity> {
 }
 
 fn request(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let blocks = inspect::pem_blocks(&read::bytes(path)?)?;
+    let blocks = pem::blocks(&read::bytes(path)?)?;
     let request = blocks.into_iter().find_map(|block| match block {
         Block::Request(der) => Some(der),
         _ => None,
@@ -251,7 +252,7 @@ fn request(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// What an earlier list revokes.
 fn previous(path: &Path) -> anyhow::Result<Vec<(Vec<u8>, SystemTime)>> {
     let mut revoked = Vec::new();
-    for block in inspect::pem_blocks(&read::file(path, Role::Unknown)?.contents)? {
+    for block in pem::blocks(&read::file(path, Role::Unknown)?.contents)? {
         if let Block::Crl(der) = block {
             revoked.extend(inspect::revoked(&der)?);
         }
@@ -267,7 +268,7 @@ fn serial(what: &str, signer: &Authority) -> anyhow::Result<Vec<u8>> {
         let serial = inspect::unhex(what).filter(|serial| serial.len() <= MAX_SERIAL_BYTES);
         return serial.with_context(|| format!("'{what}' is neither a file nor a serial number in hexadecimal digits"));
     }
-    let blocks = inspect::pem_blocks(&read::file(Path::new(what), Role::Chain)?.contents)?;
+    let blocks = pem::blocks(&read::file(Path::new(what), Role::Chain)?.contents)?;
     let der = blocks.into_iter().find_map(|block| match block {
         Block::Certificate(der) => Some(der),
         _ => None,

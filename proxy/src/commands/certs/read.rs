@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use crate::tls::credentials::File;
+use crate::tls::File;
 
 /// The most that is read of one file, in bytes: a Kubernetes object cannot be larger than 1 MiB, a list of some can.
 const MAX_BYTES: u64 = 64 << 20;
@@ -87,7 +87,7 @@ pub(super) fn bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 /// A certificate or CRL in DER, as PEM.
 fn der_as_pem(der: &[u8]) -> Option<String> {
-    use crate::tls::inspect;
+    use crate::tls::{inspect, pem};
     let label = if inspect::certificate(der).is_ok() {
         "CERTIFICATE"
     } else if inspect::crl(der).is_ok() {
@@ -95,7 +95,7 @@ fn der_as_pem(der: &[u8]) -> Option<String> {
     } else {
         return None;
     };
-    Some(inspect::pem_section(label, der))
+    Some(pem::section(label, der))
 }
 
 /// Whether a text is a Kubernetes object rather than PEM, which knows no such lines.

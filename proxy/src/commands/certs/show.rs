@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::read::{self, Role};
 use super::{DAY, Output, make};
-use crate::tls::inspect::{self, Block, Certificate, Crl, Request};
+use crate::tls::inspect::{self, Certificate, Crl, Request};
+use crate::tls::pem::{self, Block};
 
 /// Flags of `show`.
 #[derive(Clone, Debug, clap::Args)]
@@ -95,7 +96,7 @@ pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> anyhow::
 pub(super) fn items(origin: &str, text: &[u8]) -> anyhow::Result<Vec<Item>> {
     use anyhow::Context as _;
     let mut items = Vec::new();
-    for block in inspect::pem_blocks(text).with_context(|| origin.to_owned())? {
+    for block in pem::blocks(text).with_context(|| origin.to_owned())? {
         let what = match &block {
             Block::Certificate(der) => inspect::certificate(der).map(|found| What::Certificate(Box::new(found))),
             Block::Crl(der) => inspect::crl(der).map(What::Crl),
