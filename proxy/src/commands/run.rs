@@ -14,8 +14,7 @@ use super::runtime::{Stop, control};
 use crate::app::{App, Sockets};
 use crate::config::Config;
 use crate::telemetry::logs;
-use crate::tls::Credentials;
-use crate::tls::credentials::{File, Pem};
+use crate::tls::{Credentials, File, Pem};
 
 /// Run the gateway.
 #[derive(Debug, clap::Args)]

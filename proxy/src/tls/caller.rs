@@ -4,20 +4,20 @@
 //! **In** a trust bundle, a chain and key or neither, whom to expect. **Out** connected streams. **Refuses** servers as the
 //! gateway's own client side does.
 
-use std::cell::Cell;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
 
-use super::client::{Connected, Error};
+use super::client::{Connected, Error, shake};
+use super::files::{CredentialsError, File};
 use super::provider::provider;
-use super::verify::{REFUSED, ServerVerifier, Trust};
-use super::{Alpn, Der};
+use super::verifier::ServerVerifier;
+use super::verify::Trust;
+use super::{Der, files};
 use crate::addr::Name;
 use crate::identity::Identity;
 
@@ -30,9 +30,9 @@ pub struct Caller {
 /// Why a caller cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CallerError {
-    /// The bundle holds no usable certificate.
-    #[error("the trust bundle holds no usable root")]
-    Bundle,
+    /// The bundle does not read.
+    #[error(transparent)]
+    Bundle(#[from] CredentialsError),
     /// The chain or the key does not read, or they do not fit.
     #[error("the client's chain and key cannot be used: {0}")]
     Pair(String),
@@ -42,13 +42,9 @@ impl Caller {
     /// A caller that trusts the roots of `bundle` (PEM), shows `pair` (chain and key, PEM) where there is one, and
     /// expects a server of this identity.
     pub fn new(bundle: &[u8], pair: Option<(&[u8], &[u8])>, expected: &Identity) -> Result<Self, CallerError> {
-        let roots: Vec<Der> = CertificateDer::pem_slice_iter(bundle).filter_map(Result::ok).collect();
-        let anchors = roots.iter().filter_map(|der| webpki::anchor_from_trusted_cert(der).ok());
-        let anchors: Vec<_> = anchors.map(|anchor| anchor.to_owned()).collect();
-        if anchors.is_empty() {
-            return Err(CallerError::Bundle);
-        }
-        let trust = Arc::new(Trust::new(anchors, Vec::new(), false, false));
+        let bundle = File::new("the trust bundle", bundle);
+        let (roots, _) = files::roots(&bundle)?;
+        let trust = Arc::new(Trust::new(roots, Vec::new(), false, false));
         let builder = ClientConfig::builder_with_provider(Arc::clone(provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| CallerError::Pair(error.to_string()))?
@@ -71,21 +67,6 @@ impl Caller {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let name = DnsName::try_from(server_name.as_str().to_owned())
-            .map_err(|_| Error::ServerName { name: server_name.clone() })?;
-        let mut config = ClientConfig::clone(&self.config);
-        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        let connector = TlsConnector::from(Arc::new(config));
-        let (result, refused) = REFUSED
-            .scope(Cell::new(None), async {
-                let result = connector.connect(ServerName::DnsName(name), stream).await;
-                (result, REFUSED.with(Cell::take))
-            })
-            .await;
-        let stream = result.map_err(|error| Error::from_handshake(error, refused))?;
-        let (_, session) = stream.get_ref();
-        let alpn = Alpn::agreed(session.alpn_protocol());
-        let chain = session.peer_certificates().unwrap_or_default().into();
-        Ok(Connected { stream, alpn, chain })
+        shake(stream, ClientConfig::clone(&self.config), server_name, alpn).await
     }
 }

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls_pki_types::{DnsName, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -43,9 +44,22 @@ pub async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let name = DnsName::try_from(upstream.server_name.as_str().to_owned())
-        .map_err(|_| Error::ServerName { name: upstream.server_name.clone() })?;
-    let mut config = credentials.client_config(&upstream.identity);
+    let config = credentials.client_config(&upstream.identity);
+    shake(stream, config, &upstream.server_name, alpn).await
+}
+
+/// The handshake itself: asks for `server_name`, offers `alpn`, and keeps the reason where the server is refused.
+pub(super) async fn shake<S>(
+    stream: S,
+    mut config: ClientConfig,
+    server_name: &Name,
+    alpn: &[&[u8]],
+) -> Result<Connected<S>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let name = DnsName::try_from(server_name.as_str().to_owned())
+        .map_err(|_| Error::ServerName { name: server_name.clone() })?;
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let connector = TlsConnector::from(Arc::new(config));
     let (result, refused) = REFUSED

@@ -7,6 +7,7 @@
 //!
 //! TLS 1.3 only (RFC 8446). No other room names the libraries that are at work here.
 
+pub mod caller;
 pub mod client;
 pub mod credentials;
 pub mod explain;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-pub use credentials::Credentials;
+pub use credentials::{Credentials, Pem};
 pub use files::{CredentialsError, File};
 pub use provider::install;
 

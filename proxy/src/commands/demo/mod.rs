@@ -14,17 +14,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use comfy_table::{Cell, Color, Table, presets};
+use comfy_table::{Table, presets};
 
 use self::pki::Pki;
 use self::rows::Row;
 use super::runtime::{Stop, control};
 use crate::app::{Addrs, App, Sockets};
 use crate::config::Config;
-use crate::config::file::File;
 use crate::telemetry::logs;
-use crate::tls::Credentials;
-use crate::tls::credentials::{File as PemFile, Pem};
+use crate::tls::{Credentials, File as PemFile, Pem};
 
 /// Try it.
 #[derive(Clone, Debug, clap::Args)]
@@ -124,13 +122,13 @@ pub fn pem(pki: &Pki) -> Pem {
 
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["", "WHO CALLED", "WHAT", "WHAT CAME BACK", "TOOK"]);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["", "WHO CALLED", "WHAT", "WHAT CAME BACK", "TOOK"]);
     for row in rows {
         let fine = row.as_expected();
-        let mark = if fine { Cell::new("√").fg(Color::Green) } else { Cell::new("×").fg(Color::Red) };
+        let mark = if fine { "√" } else { "×" };
         let took = format!("{:.1} ms", row.took.as_secs_f64() * 1000.0);
         let back = if fine { row.back.clone() } else { format!("{} (expected: {})", row.back, row.expected) };
-        table.add_row([mark, Cell::new(row.who), Cell::new(row.what), Cell::new(back), Cell::new(took)]);
+        table.add_row([mark, row.who, row.what, &back, &took]);
     }
     table
 }

@@ -20,10 +20,9 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::pki::{Pair, Pki};
 use crate::addr::{Name, Target};
 use crate::identity::Identity;
-use crate::record::Protocol;
 use crate::tls::caller::Caller;
 use crate::tls::{self, ALPN_H2, ALPN_HTTP11, ALPN_TRANSPORT_HEADER, ClientStream};
-use crate::wire::transport_header::{self, Header};
+use crate::wire::transport_header::{self, Header, Protocol};
 
 /// One caller of cluster west.
 #[derive(Clone, Debug)]
