@@ -26,6 +26,7 @@ impl Gateway {
         target: Target,
         trust: Option<&Trust>,
     ) -> Result<(Admitted<Target>, Standing, Option<Arc<str>>), Refused> {
+        self.route.allowed(&target)?; // a name that is never served is refused as that, whoever asks
         let client = Client { identity: identity.clone(), network: peer.addr.ip() };
         let exported = self.directory.exported(&target);
         let admission = self.policy.load().connection(&client, target.clone(), exported)?;
@@ -40,6 +41,7 @@ impl Gateway {
         ask: &Ask,
         parts: &Parts,
     ) -> Result<(Admitted<Target>, Option<Arc<str>>), Refused> {
+        self.route.allowed(&ask.target)?;
         let client = Client { identity: session.client.clone(), network: session.peer.addr.ip() };
         let exported = self.directory.exported(&ask.target);
         let facts = RequestFacts {

@@ -55,6 +55,8 @@ impl ProbePort {
             match accepted {
                 Ok((socket, peer)) => {
                     failures = 0;
+                    // A probe measures latency: its answer must not wait for an acknowledgement.
+                    let _ = socket.set_nodelay(true);
                     let port = Arc::clone(&self);
                     drop(handle.spawn(async move { port.serve(socket, peer).await }));
                 }

@@ -25,13 +25,12 @@ pub(crate) struct Refused {
     pub(crate) code: &'static str,
     /// For the log: the error and its causes. Not for the peer.
     pub(crate) detail: String,
-    pub(crate) retry_is_safe: bool,
     pub(crate) retry_after: Option<Duration>,
 }
 
 impl Refused {
     pub(crate) fn new(stage: Stage, fault: Fault, code: &'static str, detail: &str) -> Self {
-        Self { stage, fault, code, detail: detail.to_owned(), retry_is_safe: false, retry_after: None }
+        Self { stage, fault, code, detail: detail.to_owned(), retry_after: None }
     }
 
     /// Writes into the record how it ended, and why in words for the log.
@@ -58,7 +57,6 @@ impl<E: Refusal> From<E> for Refused {
             fault: error.fault(),
             code: error.code(),
             detail,
-            retry_is_safe: error.retry_is_safe(),
             retry_after: error.retry_after(),
         }
     }

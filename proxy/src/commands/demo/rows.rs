@@ -92,9 +92,9 @@ async fn calls(rows: &mut Vec<Row>, callers: &Callers, addrs: Addrs) {
         Err(error) => rows.push(row(SHOP, "TCP by SNI", "", Instant::now(), Err(anyhow::Error::new(error)))),
     }
     call!(SHOP, "probe over mTLS", "200 healthy", shop.probe(addrs.probe));
-    call!(NOBODY, "HTTP/2", "refused: closed without an answer", nobody.http2(WEB, "/", None));
-    call!("a stranger", "HTTP/2", "refused: TLS alert UnknownCA", stranger.http2(WEB, "/", None));
-    call!("shop.west, expired", "HTTP/2", "refused: TLS alert CertificateExpired", expired.http2(WEB, "/", None));
+    call!(NOBODY, "a handshake", "refused: closed without a byte", nobody.knock());
+    call!("a stranger", "a handshake", "refused: TLS alert UnknownCA", stranger.knock());
+    call!("shop.west, expired", "a handshake", "refused: TLS alert CertificateExpired", expired.knock());
     call!(SHOP, "outside the suffixes", "404 bad gateway domain", shop.http2("intranet.example", "/", None));
     call!(SHOP, "a service not exported", "404 service is not exported", shop.http2("private.demo.svc.cluster.local", "/", None));
     let by = "by=isthmus.isthmus-system.serviceaccount.identity.linkerd.cluster.local;for=x;host=y;proto=https";

@@ -126,6 +126,20 @@ impl West {
         echoed(self.connect(server_name, &[]).await?, text).await
     }
 
+    /// Knocks and waits for the gateway's word. In TLS 1.3 its no to a certificate comes after the handshake.
+    pub async fn knock(&self) -> anyhow::Result<String> {
+        let mut stream = self.connect(&self.gateway, &[ALPN_H2]).await?;
+        let mut first = [0];
+        match stream.read(&mut first).await {
+            Ok(0) => bail!("closed without a byte"),
+            Ok(_) => Ok("let in".to_owned()),
+            Err(error) => match tls::alert_in(&error) {
+                Some(alert) => bail!("TLS alert {alert}"),
+                None => Err(error.into()),
+            },
+        }
+    }
+
     /// The probe as a service mirror's proxy sends it: TLS without ALPN, HTTP/2, `l5d-orig-proto`.
     pub async fn probe(&self, addr: SocketAddr) -> anyhow::Result<String> {
         let stream = Self { addr, ..self.clone() }.connect(&self.gateway, &[]).await?;
@@ -139,14 +153,14 @@ impl West {
 
 /// Sends one request over HTTP/2 with prior knowledge.
 async fn exchange(stream: Stream, request: Request<Full<Bytes>>) -> anyhow::Result<hyper::Result<Response<Incoming>>> {
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(alert)?;
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(unanswered)?;
     drop(Handle::current().spawn(connection));
     Ok(sender.send_request(request).await)
 }
 
 /// A response in words: status, the refusal's reason where one is given, and the body's first line.
 async fn told(response: hyper::Result<Response<Incoming>>) -> anyhow::Result<String> {
-    let response = response.map_err(alert)?;
+    let response = response.map_err(unanswered)?;
     let status = response.status();
     let reason = response.headers().get("l5d-proxy-error").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let body = response.into_body().collect().await?.to_bytes();
@@ -159,25 +173,14 @@ async fn echoed<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, text: &str) ->
     stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await?;
     let mut echo = String::new();
-    stream.read_to_string(&mut echo).await.map_err(|error| match tls::alert_in(&error) {
-        Some(alert) => anyhow!("TLS alert {alert}"),
-        None => error.into(),
-    })?;
+    stream.read_to_string(&mut echo).await?;
     if echo.is_empty() { bail!("closed without a byte") } else { Ok(format!("echo \"{echo}\"")) }
 }
 
-/// The TLS alert inside an HTTP error, where the gateway sent one: a server's no to a certificate comes that late.
-fn alert(error: hyper::Error) -> anyhow::Error {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        if let Some(alert) = error.downcast_ref::<std::io::Error>().and_then(tls::alert_in) {
-            return anyhow!("TLS alert {alert}");
-        }
-        cause = error.source();
-    }
-    let mut text = error.to_string();
+/// What an HTTP client's error means here.
+fn unanswered(error: hyper::Error) -> anyhow::Error {
     if error.is_closed() || error.is_incomplete_message() || error.is_canceled() {
-        text = "closed without an answer".to_owned();
+        return anyhow!("closed without an answer");
     }
-    anyhow!("{text}")
+    error.into()
 }
