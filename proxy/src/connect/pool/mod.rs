@@ -12,6 +12,7 @@ mod body;
 mod error;
 mod http1;
 mod http2;
+mod line;
 mod open;
 mod peer;
 
