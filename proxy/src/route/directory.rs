@@ -52,13 +52,8 @@ impl Directory {
     /// An empty directory, and the end where the sources hear what is asked for.
     pub fn new(settings: Settings) -> (Arc<Self>, Demands) {
         let (demands, receiver) = mpsc::unbounded_channel();
-        let directory = Self {
-            settings,
-            map: ArcSwap::default(),
-            writing: Mutex::new(()),
-            demands,
-            epoch: Instant::now(),
-        };
+        let directory =
+            Self { settings, map: ArcSwap::default(), writing: Mutex::new(()), demands, epoch: Instant::now() };
         (Arc::new(directory), receiver)
     }
 

@@ -1,6 +1,6 @@
 //! Which service is meant: from an admitted target to a [`Service`] whose endpoints are known, or will be shortly.
 //!
-//! **In** an [`Admitted`] target. **Out** an `Arc<Service>` from the [`Directory`], and from it the current
+//! **In** an [`Admitted`](crate::authorise::Admitted) target. **Out** an `Arc<Service>` from the [`Directory`], and from it the current
 //! [`Endpoints`](crate::endpoint::Endpoints). **Refuses** targets outside the allowed suffixes, requests that came
 //! through this gateway before, services nobody knows, and waiting too long for whoever should know.
 //!
