@@ -225,6 +225,9 @@ fn in_words(verdict: Verdict, wants: &str, is: &str) -> String {
         Verdict::Yes => format!("{is} is what it asks for ({wants})"),
         Verdict::No => format!("{is} is not what it asks for ({wants})"),
         Verdict::Maybe(Doubt::Path) => format!("{is} can be read as what it asks for ({wants}), and otherwise"),
+        Verdict::Maybe(Doubt::Unreadable) => {
+            format!("{is} cannot be read in one way, so it may be what it asks for ({wants})")
+        }
         Verdict::Maybe(Doubt::Spelling) => format!("{is} is what it asks for ({wants}) to some servers only"),
         Verdict::Maybe(Doubt::Unseen) => format!("{is}: whether it is what it asks for ({wants}) cannot be seen"),
     }

@@ -18,6 +18,8 @@ mod pattern;
 mod policy;
 mod rule;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod verdict;
 mod words;
 
