@@ -121,7 +121,7 @@ impl Policy {
             Ok(admission) => (true, admission.would_refuse.as_ref(), admission.rule.as_deref()),
             Err(denied) => (false, Some(denied), None),
         };
-        let rule = rule.or(refusal.and_then(|denied| denied.rule.as_deref())).map(str::to_owned);
+        let rule = rule.or_else(|| refusal.and_then(|denied| denied.rule.as_deref())).map(str::to_owned);
         let because = match (admitted, refusal, &rule) {
             (true, None, Some(rule)) => format!("admitted by rule {rule}"),
             (true, None, None) => {
