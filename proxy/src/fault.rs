@@ -40,4 +40,9 @@ pub trait Refusal: std::error::Error {
     fn retry_is_safe(&self) -> bool {
         false
     }
+
+    /// How long the peer should wait before it asks again, where that is known.
+    fn retry_after(&self) -> Option<std::time::Duration> {
+        None
+    }
 }

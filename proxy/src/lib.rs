@@ -10,6 +10,7 @@ pub mod drain;
 pub mod endpoint;
 pub mod fault;
 pub mod identity;
+pub mod live;
 pub mod record;
 pub mod rewind;
 

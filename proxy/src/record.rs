@@ -157,6 +157,29 @@ pub struct Record {
     pub request: Option<Box<Request>>,
     /// How it ended.
     pub outcome: Outcome,
+    /// What the log says of a refusal beyond its code. Never shown to the peer.
+    pub detail: Option<Box<str>>,
+}
+
+impl Record {
+    /// The record of a connection that has just begun.
+    pub fn connection(peer: Arc<Peer>, started: SystemTime) -> Self {
+        Self {
+            started,
+            duration: Duration::ZERO,
+            peer,
+            protocol: None,
+            target: None,
+            endpoint: None,
+            rule: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            stages: [Duration::ZERO; 8],
+            request: None,
+            outcome: Outcome::Abandoned,
+            detail: None,
+        }
+    }
 }
 
 /// What happens besides the closing of records.

@@ -1,1 +1,48 @@
-//! commands
+//! A person's doors: one file a subcommand. Each parses its own flags and prints its own tables; none knows another.
+
+pub mod certs;
+pub mod config;
+pub mod demo;
+pub mod run;
+mod runtime;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A multicluster gateway: the one door through which services in other clusters reach this one's.
+#[derive(Debug, Parser)]
+#[command(name = "isthmus", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make, merge, show and check certificates
+    Certs(certs::Args),
+    /// Print the configuration's schema or its commented reference
+    Config(config::Args),
+    /// Try it: two clusters in one process, nothing configured, nothing written but a client's certificate
+    Demo(demo::Args),
+    /// Run the gateway
+    Run(run::Args),
+}
+
+/// Does what was asked. 0: done; 1: it could not be done; 64: the words were wrong.
+pub fn dispatch(cli: Cli) -> ExitCode {
+    let done = match cli.command {
+        Command::Certs(args) => certs::run(args, &mut std::io::stdout().lock()),
+        Command::Config(args) => config::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Run(args) => run::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("isthmus: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Bad usage (`EX_USAGE` of sysexits).
+pub const BAD_USAGE: u8 = 64;

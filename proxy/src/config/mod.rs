@@ -1,1 +1,454 @@
-//! config
+//! The operator's words, made into each room's own settings.
+//!
+//! **In** a configuration file, and the few words that flags and environment may change per pod. **Out** [`Config`]: the file
+//! as it was meant, from which each room's `Settings` are made. **Refuses** with file, line, column, what was found and what
+//! would be right; nothing is half taken.
+//!
+//! Configuration stands above the stages: it knows their settings, and no stage knows it.
+
+pub mod file;
+pub mod reference;
+pub mod scalar;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::file::{AccessLogRule, ExpiredCrl, File, LogFormat, SniRule, Speaks};
+use self::scalar::Time;
+use crate::addr::Target;
+use crate::backoff::Backoff;
+use crate::connect::{self, PoolSettings};
+use crate::endpoint::{self, Endpoint, Endpoints, UpstreamTls};
+use crate::identity::Identity;
+use crate::route::Published;
+use crate::telemetry::lines::Destination;
+use crate::telemetry::{access_log, logs, metrics};
+use crate::{admin, balance, detect, gateway, relay, route, tls};
+
+/// A configuration that was read and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// As it was written, defaults filled in.
+    pub file: File,
+    /// Paths in it are relative to this.
+    pub folder: PathBuf,
+}
+
+/// A configuration that cannot be used: where, what was found, and what would be right.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.text())]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// Line and column, both from 1, where they are known.
+    pub place: Option<(u64, u64)>,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl ConfigError {
+    fn text(&self) -> String {
+        match self.place {
+            Some((line, column)) => format!("{}:{line}:{column}: {}", self.file.display(), self.message),
+            None => format!("{}: {}", self.file.display(), self.message),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            file: path.to_owned(),
+            place: None,
+            message: format!("cannot be read: {error}"),
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads and checks a text that stands in `path`.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let text_or_empty = if text.trim().is_empty() { "{}" } else { text };
+        let file: File = serde_saphyr::from_str(text_or_empty).map_err(|error| {
+            let place = error.location().map(|location| (location.line(), location.column()));
+            ConfigError { file: path.to_owned(), place, message: first_line(&error.to_string()) }
+        })?;
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        let config = Self { file, folder };
+        config.check().map_err(|(key, message)| ConfigError {
+            file: path.to_owned(),
+            place: place_of(text, &key),
+            message: format!("{key}: {message}"),
+        })?;
+        Ok(config)
+    }
+
+    /// What no single key can be blamed for, or only with another one beside it.
+    fn check(&self) -> Result<(), (String, String)> {
+        let file = &self.file;
+        let wrong = |key: &str, message: &str| Err((key.to_owned(), message.to_owned()));
+        for (key, path) in [
+            ("tls.chain_file", &file.tls.chain_file),
+            ("tls.key_file", &file.tls.key_file),
+            ("tls.bundle_file", &file.tls.bundle_file),
+        ] {
+            if path.as_os_str().is_empty() {
+                return wrong(key, "missing; name a PEM file (`isthmus certs` makes them, `isthmus demo` needs none)");
+            }
+        }
+        if file.accept.max_connections == 0 {
+            return wrong("accept.max_connections", "0 would accept nobody; the default is 20000");
+        }
+        if !(0.0..=1.0).contains(&file.telemetry.access_log_sample) {
+            return wrong("telemetry.access_log_sample", "a share is a number from 0.0 to 1.0");
+        }
+        if !(0.0..=1.0).contains(&file.balance.max_ejected) {
+            return wrong("balance.max_ejected", "a share is a number from 0.0 to 1.0");
+        }
+        if !(0.0..=1.0).contains(&file.http.retry_budget) {
+            return wrong("http.retry_budget", "a share is a number from 0.0 to 1.0");
+        }
+        if file.http.max_streams == 0 {
+            return wrong("http.max_streams", "0 would refuse every HTTP/2 request; the default is 1024");
+        }
+        if file.http.max_header_bytes.0 < 1024 {
+            return wrong("http.max_header_bytes", "below 1KiB no real request fits; the default is 16KiB");
+        }
+        if file.drain.deadline < file.drain.announce {
+            return wrong("drain.deadline", "shorter than drain.announce; it is counted from the signal and includes it");
+        }
+        if let Some(path) = &file.probe.path
+            && !path.starts_with('/')
+        {
+            return wrong("probe.path", "a path begins with a slash");
+        }
+        let mut listen = HashSet::new();
+        for (key, addr) in
+            [("accept.listen", file.accept.listen), ("probe.listen", file.probe.listen), ("admin.listen", file.admin.listen)]
+        {
+            if addr.port() != 0 && !listen.insert(addr.port()) {
+                return wrong(key, &format!("port {} is taken by another listener of this file", addr.port()));
+            }
+        }
+        self.check_services()
+    }
+
+    fn check_services(&self) -> Result<(), (String, String)> {
+        let suffixes = &self.file.route.suffixes;
+        let mut seen = HashSet::new();
+        for (index, service) in self.file.sources.services.iter().enumerate() {
+            let key = |field: &str| format!("sources.services[{index}].{field}");
+            if service.port == 0 {
+                return Err((key("port"), "a port is a number from 1 to 65535".to_owned()));
+            }
+            if !seen.insert((service.name.0.clone(), service.port)) {
+                return Err((key("name"), format!("{}:{} stands in the table twice", service.name, service.port)));
+            }
+            if !suffixes.iter().any(|suffix| suffix.0.holds(&service.name.0)) {
+                return Err((key("name"), format!("{} lies outside route.suffixes and could never be reached", service.name)));
+            }
+            if let Some(tls) = &service.tls
+                && tls.server_name.is_none()
+                && matches!(tls.identity.0, Identity::Uri(_))
+            {
+                return Err((key("tls"), "an identity that is a URI needs a server_name, as SNI holds names only".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The path as this file means it.
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+}
+
+/// The first line of a parser's message: the rest repeats the source.
+fn first_line(message: &str) -> String {
+    let line = message.lines().next().unwrap_or(message);
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+/// Where a dotted key stands in the text: the innermost of its words that can be found, in their order.
+fn place_of(text: &str, key: &str) -> Option<(u64, u64)> {
+    let mut place = None;
+    let mut lines = text.lines().enumerate();
+    for word in key.split('.') {
+        let (word, index) = match word.split_once('[') {
+            Some((word, index)) => (word, index.trim_end_matches(']').parse::<usize>().ok()),
+            None => (word, None),
+        };
+        let found = lines.find_map(|(number, line)| {
+            let column = line.find(&format!("{word}:"))?;
+            line[..column].chars().all(|c| c == ' ' || c == '-').then_some((number as u64 + 1, column as u64 + 1))
+        });
+        place = found.or(place);
+        found?;
+        if let Some(index) = index {
+            lines.by_ref().filter(|(_, line)| line.trim_start().starts_with("- ")).nth(index)?;
+            let row = text.lines().enumerate().skip_while(|(number, _)| (*number as u64) < place.map_or(0, |p| p.0));
+            let row: Vec<_> = row.collect();
+            let start = row.iter().filter(|(_, line)| line.trim_start().starts_with("- ")).nth(index)?.0;
+            place = Some((start as u64 + 1, 1));
+            lines = text.lines().enumerate();
+            lines.by_ref().take(start).for_each(drop);
+        }
+    }
+    place
+}
+
+fn on(time: Time) -> Option<Duration> {
+    Some(time.0).filter(|time| !time.is_zero())
+}
+
+impl From<Speaks> for endpoint::Speaks {
+    fn from(speaks: Speaks) -> Self {
+        match speaks {
+            Speaks::AsClient => Self::AsClient,
+            Speaks::Http1 => Self::Http1,
+            Speaks::Http2 => Self::Http2,
+            Speaks::Opaque => Self::Opaque,
+        }
+    }
+}
+
+/// Each room's settings.
+impl Config {
+    /// `accept`
+    pub fn accept(&self) -> gateway::accept::Settings {
+        let accept = &self.file.accept;
+        gateway::accept::Settings {
+            backlog: accept.backlog.into(),
+            max_connections: accept.max_connections,
+            nodelay: accept.nodelay,
+            keepalive: on(accept.keepalive),
+            user_timeout: on(accept.user_timeout),
+            proxy_networks: accept.proxy_networks.clone(),
+            proxy_timeout: accept.proxy_timeout.0,
+        }
+    }
+
+    /// `tls`, for the gateway port.
+    pub fn tls(&self) -> tls::Settings {
+        let tls = &self.file.tls;
+        let sni = match tls.sni {
+            SniRule::Any => tls::Sni::Any,
+            SniRule::Own if self.file.detect.sni_routing => {
+                tls::Sni::OwnOr(self.file.route.suffixes.iter().map(|suffix| suffix.0.clone()).collect())
+            }
+            SniRule::Own => tls::Sni::Own,
+        };
+        tls::Settings {
+            handshake_timeout: tls.handshake_timeout.0,
+            max_hello_bytes: tls.max_hello_bytes.bytes(),
+            sni,
+            alpn: true,
+        }
+    }
+
+    /// How credentials are read.
+    pub fn credentials(&self) -> tls::credentials::Settings {
+        let tls = &self.file.tls;
+        tls::credentials::Settings {
+            server_names: tls.server_names.iter().map(|name| name.0.clone()).collect(),
+            refuse_expired_crls: tls.expired_crl == ExpiredCrl::Refuse,
+            refuse_unknown_revocation: tls.require_revocation_status,
+        }
+    }
+
+    /// `detect`
+    pub fn detect(&self) -> detect::Settings {
+        let detect = &self.file.detect;
+        detect::Settings {
+            timeout: detect.timeout.0,
+            sni_routing: detect.sni_routing,
+            sni_default_port: detect.sni_port,
+            ..detect::Settings::default()
+        }
+    }
+
+    /// `route`
+    pub fn route(&self) -> route::Settings {
+        let route = &self.file.route;
+        route::Settings {
+            suffixes: route.suffixes.iter().map(|suffix| suffix.0.clone()).collect(),
+            default_port: route.default_port,
+            discovery_timeout: route.discovery_timeout.0,
+            max_demanded: route.max_services,
+            idle_timeout: route.idle_timeout.0,
+        }
+    }
+
+    /// `balance`
+    pub fn balance(&self) -> balance::Settings {
+        let balance = &self.file.balance;
+        balance::Settings {
+            zone: balance.zone.as_deref().map(Arc::from),
+            first_rtt: balance.first_rtt.0,
+            decay: balance.decay.0,
+            max_connect_failures: balance.max_connect_failures,
+            max_response_failures: balance.max_response_failures,
+            ejection: Backoff { min: balance.ejection_min.0, max: balance.ejection_max.0, jitter: 0.2 },
+            max_ejected: balance.max_ejected,
+            queue: balance.queue,
+            failfast_timeout: balance.failfast_timeout.0,
+            ..balance::Settings::default()
+        }
+    }
+
+    /// `connect`, the sockets.
+    pub fn connect(&self) -> connect::Settings {
+        let connect = &self.file.connect;
+        connect::Settings {
+            timeout: connect.timeout.0,
+            keepalive: on(connect.keepalive),
+            user_timeout: on(connect.user_timeout),
+            deny_loopback: connect.deny_loopback,
+            ..connect::Settings::default()
+        }
+    }
+
+    /// `connect`, the pools.
+    pub fn pool(&self) -> PoolSettings {
+        let connect = &self.file.connect;
+        PoolSettings {
+            dial_timeout: connect.timeout.0,
+            http1_connections: connect.max_connections,
+            http1_idle: connect.max_idle,
+            http1_idle_timeout: connect.idle_timeout.0,
+            http2_connections: connect.max_http2_connections,
+            http2_streams: connect.max_streams,
+            http2_window: connect.stream_window.bytes_u32(),
+            http2_ping_interval: on(connect.keepalive_interval),
+            http2_ping_timeout: connect.keepalive_timeout.0,
+            max_age: connect.max_age.0,
+            ..PoolSettings::default()
+        }
+    }
+
+    /// `relay`
+    pub fn relay(&self) -> relay::Settings {
+        let relay = &self.file.relay;
+        relay::Settings {
+            idle_timeout: on(relay.idle_timeout),
+            total_timeout: on(relay.total_timeout),
+            ..relay::Settings::default()
+        }
+    }
+
+    /// `admin`
+    pub fn admin(&self) -> admin::Settings {
+        let from = if self.file.admin.remote_log_level { admin::From::Anywhere } else { admin::From::Loopback };
+        admin::Settings { log_level_from: from, ..admin::Settings::default() }
+    }
+
+    /// `http`
+    pub fn http(&self) -> gateway::http::Settings {
+        let http = &self.file.http;
+        gateway::http::Settings {
+            header_timeout: http.header_timeout.0,
+            idle_timeout: http.idle_timeout.0,
+            max_age: on(http.max_age),
+            request_timeout: on(http.request_timeout),
+            max_header_bytes: http.max_header_bytes.bytes_u32(),
+            max_headers: http.max_headers,
+            max_streams: http.max_streams,
+            stream_window_bytes: http.stream_window.bytes_u32(),
+            connection_window_bytes: http.connection_window.bytes_u32(),
+            max_send_buffer_bytes: http.max_send_buffer.bytes(),
+            max_pending_resets: http.max_pending_resets,
+            max_local_resets: http.max_local_resets,
+            keepalive_interval: on(http.keepalive_interval),
+            keepalive_timeout: http.keepalive_timeout.0,
+            max_retries: http.max_retries,
+            retry_budget: http.retry_budget,
+        }
+    }
+
+    /// The probe endpoint.
+    pub fn probe(&self) -> isthmus_probe::endpoint::Settings {
+        let probe = &self.file.probe;
+        isthmus_probe::endpoint::Settings {
+            path: probe.path.clone(),
+            max_connections: probe.max_connections,
+            ..isthmus_probe::endpoint::Settings::default()
+        }
+    }
+
+    /// The process's log.
+    pub fn logs(&self) -> logs::Settings {
+        let telemetry = &self.file.telemetry;
+        let format = match telemetry.log_format {
+            LogFormat::Json => logs::Format::Json,
+            LogFormat::Text => logs::Format::Text,
+        };
+        logs::Settings { filter: telemetry.log.clone(), format, ..logs::Settings::default() }
+    }
+
+    /// The access log.
+    pub fn access_log(&self) -> access_log::Settings {
+        let telemetry = &self.file.telemetry;
+        let path = telemetry.access_log_file.as_ref();
+        access_log::Settings {
+            filter: match telemetry.access_log {
+                AccessLogRule::All => access_log::Filter::All,
+                AccessLogRule::Errors => access_log::Filter::Errors,
+                AccessLogRule::Off => access_log::Filter::Off,
+            },
+            format: match telemetry.access_log_format {
+                LogFormat::Json => access_log::Format::Json,
+                LogFormat::Text => access_log::Format::Text,
+            },
+            destination: path.map_or(Destination::Stdout, |path| Destination::File(self.path(path))),
+            sample: telemetry.access_log_sample,
+            ..access_log::Settings::default()
+        }
+    }
+
+    /// The bounds of metrics.
+    pub fn metrics(&self) -> metrics::Settings {
+        let telemetry = &self.file.telemetry;
+        metrics::Settings {
+            max_services: telemetry.max_services,
+            max_clients: telemetry.max_clients,
+            ..metrics::Settings::default()
+        }
+    }
+
+    /// The table of services.
+    pub fn services(&self) -> Vec<Published> {
+        let rows = self.file.sources.services.iter();
+        rows.map(|service| {
+            let tls = service.tls.as_ref().map(|tls| {
+                let name = tls.server_name.as_ref().map(|name| name.0.clone());
+                let name = name.or_else(|| match &tls.identity.0 {
+                    Identity::Dns(name) => Some(name.clone()),
+                    Identity::Uri(_) => None,
+                });
+                let server_name = name.expect("checked: an identity without a name has a server_name");
+                Arc::new(UpstreamTls { identity: tls.identity.0.clone(), server_name })
+            });
+            let list = service.endpoints.iter().map(|endpoint| Endpoint {
+                addr: endpoint.address,
+                speaks: service.protocol.into(),
+                tls: tls.clone(),
+                weight: endpoint.weight,
+                zone: endpoint.zone.as_deref().map(Arc::from),
+            });
+            Published {
+                target: Target { name: service.name.0.clone(), port: service.port },
+                exported: service.exported,
+                endpoints: Arc::new(Endpoints { list: list.collect() }),
+            }
+        })
+        .collect()
+    }
+
+    /// The three listeners: gateway, probe, admin.
+    pub fn listeners(&self) -> [SocketAddr; 3] {
+        [self.file.accept.listen, self.file.probe.listen, self.file.admin.listen]
+    }
+}

@@ -1,1 +1,269 @@
-//! gateway
+//! The conductor: leads a connection through the stages and knows them all, as nobody else does.
+//!
+//! `accept.rs` takes sockets; `worker.rs` is a thread that serves them; **`connection.rs` is the life of one connection, top
+//! to bottom: start reading there.** `tcp.rs` is its opaque branch, `http/` its request branch; `refuse.rs` the one table
+//! of what a refused peer sees.
+//!
+//! [`Gateway`] holds the stages as named fields, one value per worker. Every stage is handed its own arguments only.
+
+pub mod accept;
+mod admit;
+pub mod census;
+mod connection;
+mod dial;
+pub mod http;
+pub mod probe;
+mod refuse;
+mod retries;
+mod standing;
+mod tcp;
+pub mod worker;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use ::http::{HeaderMap, Request, Response};
+use isthmus_probe::endpoint::Endpoint;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use self::census::Census;
+use self::dial::Dialer;
+use self::http::body::RequestBody;
+use self::refuse::Refused;
+use self::retries::Retries;
+use crate::addr::{Name, Target};
+use crate::authorise::{Admitted, Policy};
+use crate::balance::{self, Balancer, Failure, Pick};
+use crate::connect::{self, Pool, PoolSettings, Streamed};
+use crate::drain::Watch;
+use crate::endpoint::Endpoint as EndpointAddr;
+use crate::fault::Fault;
+use crate::live::Live;
+use crate::record::{Observer, Stage};
+use crate::route::{self, Directory, Service};
+use crate::tls::Credentials;
+use crate::{detect, relay, tls};
+
+/// What all workers share: settings, and the snapshots that sources fill.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// `tls:`
+    pub tls: tls::Settings,
+    /// `accept:`
+    pub accept: accept::Settings,
+    /// `detect:`
+    pub detect: detect::Settings,
+    /// `route:`
+    pub route: route::Settings,
+    /// `balance:`
+    pub balance: balance::Settings,
+    /// `connect:`, the sockets.
+    pub connect: connect::Settings,
+    /// `connect:`, the pools.
+    pub pool: PoolSettings,
+    /// `relay:`
+    pub relay: relay::Settings,
+    /// `http:`
+    pub http: http::Settings,
+    /// The gateway's own chain, key, roots and CRLs.
+    pub credentials: Arc<Live<Credentials>>,
+    /// Who may reach what.
+    pub policy: Arc<Live<Policy>>,
+    /// The services that sources know.
+    pub directory: Arc<Directory>,
+    /// What the balancers see, for the admin.
+    pub loads: Arc<balance::Registry>,
+    /// Who is connected.
+    pub census: Arc<Census>,
+    /// Handshakes under way at once, per worker.
+    pub max_handshakes: usize,
+    /// Answers probes, also those that come through 4143.
+    pub probe: Arc<Endpoint>,
+    /// The ports that stand for the probe in a transport header without a name.
+    pub probe_ports: Vec<u16>,
+    /// The authority that stands for the probe on the gateway port.
+    pub probe_authority: Option<Name>,
+    /// How long a peer whose certificate expired while connected may stay; None: for ever.
+    pub expiry_grace: Option<Duration>,
+    /// How long an HTTP session that lost its trust may take to finish.
+    pub distrust_deadline: Duration,
+    /// The phases of the process.
+    pub drain: Watch,
+}
+
+/// The stages as one worker has them.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) tls: tls::Settings,
+    pub(crate) accept: accept::Settings,
+    pub(crate) detect: detect::Settings,
+    pub(crate) route: route::Settings,
+    pub(crate) balance: balance::Settings,
+    pub(crate) relay: relay::Settings,
+    pub(crate) http: http::Settings,
+    pub(crate) credentials: Arc<Live<Credentials>>,
+    pub(crate) policy: Arc<Live<Policy>>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) loads: Arc<balance::Registry>,
+    pub(crate) census: Arc<Census>,
+    pub(crate) balancers: Balancers,
+    pub(crate) handshakes: Handshakes,
+    pub(crate) dialer: Dialer,
+    pub(crate) pool: Pool<RequestBody>,
+    pub(crate) retries: Retries,
+    pub(crate) probe: Arc<Endpoint>,
+    pub(crate) probe_ports: Vec<u16>,
+    pub(crate) probe_authority: Option<Name>,
+    pub(crate) expiry_grace: Option<Duration>,
+    pub(crate) distrust_deadline: Duration,
+    pub(crate) drain: Watch,
+    pub(crate) observer: Rc<dyn Observer>,
+}
+
+impl Gateway {
+    pub(crate) fn new(shared: &Shared, observer: Rc<dyn Observer>) -> Rc<Self> {
+        let dialer = Dialer::new(shared.connect.clone(), Arc::clone(&shared.credentials), Rc::clone(&observer));
+        Rc::new(Self {
+            tls: shared.tls.clone(),
+            accept: shared.accept.clone(),
+            detect: shared.detect.clone(),
+            route: shared.route.clone(),
+            balance: shared.balance.clone(),
+            relay: shared.relay.clone(),
+            http: shared.http.clone(),
+            credentials: Arc::clone(&shared.credentials),
+            policy: Arc::clone(&shared.policy),
+            directory: Arc::clone(&shared.directory),
+            loads: Arc::clone(&shared.loads),
+            census: Arc::clone(&shared.census),
+            balancers: Balancers::default(),
+            handshakes: Handshakes::new(shared.max_handshakes),
+            pool: Pool::new(dialer.clone(), shared.pool.clone()),
+            dialer,
+            retries: Retries::new(shared.http.retry_budget),
+            probe: Arc::clone(&shared.probe),
+            probe_ports: shared.probe_ports.clone(),
+            probe_authority: shared.probe_authority.clone(),
+            expiry_grace: shared.expiry_grace,
+            distrust_deadline: shared.distrust_deadline,
+            drain: shared.drain.clone(),
+            observer,
+        })
+    }
+
+    /// Route, then the balancer of the service: from here on the endpoints are known, or known to be none.
+    pub(crate) async fn route(&self, admitted: Admitted<Target>) -> Result<Routed, Refused> {
+        let service = self.directory.find(&admitted)?;
+        if service.known().is_none() {
+            service.endpoints(self.route.discovery_timeout).await?;
+        }
+        let balancer = self.balancers.of(&service, &self.balance, &self.loads);
+        Ok(Routed { service, balancer })
+    }
+}
+
+/// Why a request got no response from its endpoint.
+#[derive(Debug)]
+pub(crate) struct SendFailed {
+    pub(crate) refused: Refused,
+    pub(crate) failure: Failure,
+    pub(crate) retry_is_safe: bool,
+    /// The head, where the request certainly was not sent.
+    pub(crate) returned: Option<HeaderMap>,
+}
+
+impl Gateway {
+    /// Sends a request to an endpoint, within the time a request may take.
+    pub(crate) async fn send(
+        &self,
+        endpoint: &EndpointAddr,
+        request: Request<RequestBody>,
+        version: connect::Version,
+    ) -> Result<Response<Streamed<RequestBody>>, SendFailed> {
+        let sending = self.pool.send(endpoint, request, version);
+        let sent = match self.http.request_timeout {
+            None => sending.await,
+            Some(limit) => match tokio::time::timeout(limit, sending).await {
+                Ok(sent) => sent,
+                Err(_) => return Err(SendFailed::late()),
+            },
+        };
+        sent.map_err(|error| {
+            let failure = match &error.error {
+                connect::Error::Closed(_) | connect::Error::Reset(_) | connect::Error::Protocol(_) => Failure::Reset,
+                _ => Failure::Connect,
+            };
+            let retry_is_safe = error.retry_is_safe();
+            let returned = error.request.map(|request| request.into_parts().0.headers);
+            SendFailed { refused: Refused::from(error.error), failure, retry_is_safe, returned }
+        })
+    }
+}
+
+impl SendFailed {
+    fn late() -> Self {
+        let detail = "the endpoint did not answer within http.request_timeout";
+        let refused = Refused::new(Stage::Relay, Fault::Upstream, "relay.request_timeout", detail);
+        Self { refused, failure: Failure::Timeout, retry_is_safe: false, returned: None }
+    }
+}
+
+/// A service that was admitted and found, and its balancer on this worker.
+#[derive(Clone, Debug)]
+pub(crate) struct Routed {
+    service: Arc<Service>,
+    balancer: Balancer,
+}
+
+impl Routed {
+    pub(crate) fn target(&self) -> &Target {
+        self.service.target()
+    }
+
+    /// An endpoint, as soon as one is ready and within the balancer's bounds.
+    pub(crate) async fn pick(&self, avoid: &[SocketAddr]) -> Result<Pick, balance::Error> {
+        self.balancer.acquire(|| self.service.known(), || self.service.changed(), avoid).await
+    }
+}
+
+/// The balancers of one worker, by service.
+#[derive(Debug, Default)]
+pub(crate) struct Balancers(RefCell<HashMap<Target, (Weak<Service>, Balancer)>>);
+
+impl Balancers {
+    fn of(&self, service: &Arc<Service>, settings: &balance::Settings, loads: &Arc<balance::Registry>) -> Balancer {
+        let mut known = self.0.borrow_mut();
+        if let Some((of, balancer)) = known.get(service.target())
+            && of.as_ptr() == Arc::as_ptr(service)
+        {
+            return balancer.clone();
+        }
+        // Services come and go with the directory; what it has forgotten is forgotten here when something new comes.
+        known.retain(|_, (of, _)| of.strong_count() > 0);
+        let balancer = Balancer::new(service.target().clone(), settings.clone(), Arc::clone(loads));
+        known.insert(service.target().clone(), (Arc::downgrade(service), balancer.clone()));
+        balancer
+    }
+}
+
+/// Handshakes under way on one worker: beyond the limit they wait their turn, within their own deadline.
+#[derive(Debug)]
+pub(crate) struct Handshakes(Rc<Semaphore>);
+
+impl Handshakes {
+    fn new(limit: usize) -> Self {
+        Self(Rc::new(Semaphore::new(limit.clamp(1, Semaphore::MAX_PERMITS))))
+    }
+
+    /// A place among the handshakes under way, or a refusal when none is free in time.
+    async fn place(&self, timeout: Duration) -> Result<SemaphorePermit<'_>, Refused> {
+        match tokio::time::timeout(timeout, self.0.acquire()).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(Refused::new(Stage::Tls, Fault::Ours, "tls.overloaded", "too many handshakes are under way")),
+        }
+    }
+}

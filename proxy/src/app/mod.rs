@@ -1,0 +1,306 @@
+//! The assembly: all rooms built, connected and started; then waiting, draining, and saying how it went.
+//!
+//! **In** a checked configuration, credentials, and sockets already bound, so that `run`, `demo` and the tests start the
+//! same gateway. **Out** a running [`App`]. **Refuses** to start with what cannot serve; never half starts.
+//!
+//! Two kinds of threads: workers, each with its own runtime, carry the data; the runtime that this is called on carries
+//! acceptor, probe, admin and sources, so that a health answer never queues behind data.
+
+mod state;
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use anyhow::Context;
+use isthmus_probe::endpoint::Endpoint as Probe;
+use isthmus_probe::health::Health;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::authorise::Policy;
+use crate::config::Config;
+use crate::drain::{self, Drain, Phase};
+use crate::gateway::accept::{self, Door, Tally};
+use crate::gateway::census::Census;
+use crate::gateway::probe::ProbePort;
+use crate::gateway::{Shared, worker};
+use crate::live::Live;
+use crate::record::{Event, Observer};
+use crate::route::Directory;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::logs::{LogHandle, Refusals};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::watch::{Certificates, Root};
+use crate::telemetry::Fan;
+use crate::tls::Credentials;
+use crate::{admin, tls};
+
+/// The listening sockets of one gateway.
+#[derive(Debug)]
+pub struct Sockets {
+    /// `mc-gateway`.
+    pub gateway: StdListener,
+    /// `mc-probe`.
+    pub probe: StdListener,
+    /// The operator's.
+    pub admin: StdListener,
+}
+
+impl Sockets {
+    /// Binds all three, or says which cannot be had and why.
+    pub fn bind(config: &Config) -> anyhow::Result<Self> {
+        let backlog = config.accept().backlog;
+        let one = |key: &str, addr: SocketAddr| {
+            accept::bind(addr, backlog).with_context(|| format!("cannot listen on {addr} ({key}); is another process there?"))
+        };
+        let [gateway, probe, admin] = config.listeners();
+        Ok(Self {
+            gateway: one("accept.listen", gateway)?,
+            probe: one("probe.listen", probe)?,
+            admin: one("admin.listen", admin)?,
+        })
+    }
+}
+
+/// Where a running gateway listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addrs {
+    /// `mc-gateway`.
+    pub gateway: SocketAddr,
+    /// `mc-probe`.
+    pub probe: SocketAddr,
+    /// The operator's.
+    pub admin: SocketAddr,
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct App {
+    /// Where it listens.
+    pub addrs: Addrs,
+    /// What it trusts and shows; replaced by sources.
+    pub credentials: Arc<Live<Credentials>>,
+    /// Who may reach what; replaced by sources.
+    pub policy: Arc<Live<Policy>>,
+    /// The services it knows.
+    pub directory: Arc<Directory>,
+    /// Its metrics.
+    pub metrics: Arc<Metrics>,
+    access_log: AccessLog,
+    health: Arc<Health>,
+    drain: Drain,
+    workers: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// How a drain went.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Drained {
+    /// Connections that were alive when it began.
+    pub began_with: u64,
+    /// Connections that had to be cut.
+    pub cut: u64,
+    /// From the signal to the end.
+    pub took: Duration,
+}
+
+impl App {
+    /// Starts everything on the runtime it is called on, and the workers beside it.
+    pub async fn start(config: &Config, credentials: Credentials, sockets: Sockets, log: Option<LogHandle>) -> anyhow::Result<Self> {
+        let (drain, watch) = drain::channel();
+        let policy = Policy::compile(&config.file.authorise, Some(credentials.identity()), None)
+            .context("the policy (authorise)")?;
+        let health = Health::new();
+        let probe = Arc::new(Probe::new(Arc::clone(&health), config.probe()));
+        let (directory, demands) = Directory::new(config.route());
+        let metrics = Arc::new(Metrics::new(config.metrics()));
+        let access_log = AccessLog::start(&config.access_log()).context("the access log")?;
+        let addrs = Addrs {
+            gateway: sockets.gateway.local_addr()?,
+            probe: sockets.probe.local_addr()?,
+            admin: sockets.admin.local_addr()?,
+        };
+        let shared = Shared {
+            tls: config.tls(),
+            accept: config.accept(),
+            detect: config.detect(),
+            route: config.route(),
+            balance: config.balance(),
+            connect: config.connect(),
+            pool: config.pool(),
+            relay: config.relay(),
+            http: config.http(),
+            credentials: Arc::new(Live::new(credentials)),
+            policy: Arc::new(Live::new(policy)),
+            directory: Arc::clone(&directory),
+            loads: Arc::default(),
+            census: Census::new(config.file.accept.max_connections_per_identity),
+            max_handshakes: config.file.tls.max_handshakes,
+            probe: Arc::clone(&probe),
+            probe_ports: vec![config.file.probe.listen.port(), addrs.probe.port()],
+            probe_authority: config.file.probe.authority.as_ref().map(|name| name.0.clone()),
+            expiry_grace: Some(config.file.tls.expiry_grace.0),
+            distrust_deadline: config.file.tls.distrust_deadline.0,
+            drain: watch.clone(),
+        };
+        show(&metrics, &shared, &probe, &access_log);
+
+        let control = Handle::current();
+        directory.replace(crate::route::Claim(0), config.services());
+        std::mem::forget(demands);
+
+        let (doors, workers) = start_workers(config, &shared, &metrics, &access_log)?;
+        let tally = AcceptTally(Arc::clone(&metrics));
+        let listener = TcpListener::from_std(sockets.gateway)?;
+        drop(control.spawn(accept::run(listener, shared.accept.clone(), doors, watch.clone(), tally)));
+
+        let port = ProbePort {
+            endpoint: Arc::clone(&probe),
+            credentials: Arc::clone(&shared.credentials),
+            tls: tls::Settings { alpn: false, ..shared.tls.clone() },
+            plaintext: config.file.probe.plaintext,
+            require_client_certificate: config.file.probe.require_client_certificate,
+            first_byte_timeout: shared.detect.timeout,
+        };
+        drop(control.spawn(Arc::new(port).run(TcpListener::from_std(sockets.probe)?, watch.clone())));
+
+        let shown = admin_sources(config, &shared, (&health, &probe), &metrics, log)?;
+        let settings = config.admin();
+        drop(control.spawn(admin::serve(TcpListener::from_std(sockets.admin)?, shown, settings)));
+
+        let Shared { credentials, policy, .. } = shared;
+        Ok(Self { addrs, credentials, policy, directory, metrics, access_log, health, drain, workers })
+    }
+
+    /// Ends in good order: says no to probes and goes on serving for `announce`, then lets live connections finish, and
+    /// cuts what is left at `deadline` (counted from the start) or when `hurry` ends.
+    pub async fn drain(self, announce: Duration, deadline: Duration, hurry: impl Future<Output = ()>) -> Drained {
+        let started = Instant::now();
+        let began_with = self.drain.alive();
+        self.health.drain();
+        self.drain.advance(Phase::Announced);
+        tracing::info!(connections = began_with, announce = ?announce, deadline = ?deadline, "draining: not ready, still serving");
+        let finish = async {
+            tokio::time::sleep(announce).await;
+            self.drain.advance(Phase::Draining);
+            tracing::info!(connections = self.drain.alive(), "draining: no new connections");
+            while self.drain.alive() > 0 {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::select! {
+            () = finish => {}
+            () = tokio::time::sleep_until(started + deadline) => {}
+            () = hurry => {}
+        }
+        let cut = self.drain.alive();
+        self.drain.advance(Phase::Draining);
+        self.drain.advance(Phase::Cut);
+        let workers = self.workers;
+        let joined = tokio::task::spawn_blocking(move || workers.into_iter().map(std::thread::JoinHandle::join).all(|end| end.is_ok()));
+        if !matches!(tokio::time::timeout(LAST_WAIT, joined).await, Ok(Ok(true))) {
+            tracing::warn!("a worker did not end in order");
+        }
+        self.access_log.flush(LAST_WAIT);
+        Drained { began_with, cut, took: started.elapsed() }
+    }
+
+    /// SIGHUP: reopens what is written to files, for log rotation.
+    pub fn reload(&self) {
+        self.access_log.reopen();
+    }
+
+    /// Whether probes are told yes.
+    pub fn is_ready(&self) -> bool {
+        self.health.ready().is_ok()
+    }
+}
+
+/// How often a drain looks whether it is done.
+const POLL: Duration = Duration::from_millis(10);
+
+/// How long the end waits for threads that should end at once.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// The acceptor's own shard of the metrics.
+struct AcceptTally(Arc<Metrics>);
+
+impl Tally for AcceptTally {
+    fn accept_failed(&self, error: &str) {
+        self.0.front().event(Event::AcceptFailed(error));
+    }
+}
+
+fn start_workers(
+    config: &Config,
+    shared: &Shared,
+    metrics: &Arc<Metrics>,
+    access_log: &AccessLog,
+) -> anyhow::Result<(Vec<Door>, Vec<std::thread::JoinHandle<()>>)> {
+    let count = match config.file.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    };
+    let (metrics, access_log) = (Arc::clone(metrics), access_log.clone());
+    let observer: worker::MakeObserver = Arc::new(move |_| {
+        let observers: Vec<Rc<dyn Observer>> =
+            vec![Rc::new(metrics.front()), Rc::new(access_log.clone()), Rc::new(Refusals::new(LINES_PER_CODE))];
+        Rc::new(Fan::new(observers))
+    });
+    let mut doors = Vec::new();
+    let mut threads = Vec::new();
+    for index in 0..count {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        doors.push(Door { sockets: sender, load: Arc::new(AtomicUsize::new(0)) });
+        threads.push(worker::spawn(index, shared.clone(), receiver, Arc::clone(&observer)).context("a worker thread")?);
+    }
+    Ok((doors, threads))
+}
+
+/// Log lines of one refusal code per second and worker.
+const LINES_PER_CODE: u32 = 5;
+
+/// What the admin server reads.
+fn admin_sources(
+    config: &Config,
+    shared: &Shared,
+    (health, probe): (&Arc<Health>, &Arc<Probe>),
+    metrics: &Arc<Metrics>,
+    log: Option<LogHandle>,
+) -> anyhow::Result<admin::Sources> {
+    let metrics = Arc::clone(metrics);
+    let reads = log.clone();
+    Ok(admin::Sources {
+        ready: Arc::clone(health),
+        metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
+        state: state::reader(shared.clone(), Arc::clone(health), Arc::clone(probe)),
+        config: serde_json::to_value(&config.file)?,
+        log: admin::LogLevel {
+            read: Arc::new(move || reads.as_ref().map(LogHandle::filter).unwrap_or_default()),
+            set: Arc::new(move |filter| match &log {
+                Some(log) => log.set_filter(filter).map_err(|error| error.to_string()),
+                None => Err("this process does not log".to_owned()),
+            }),
+        },
+    })
+}
+
+fn show(metrics: &Arc<Metrics>, shared: &Shared, probe: &Arc<Probe>, access_log: &AccessLog) {
+    let credentials = Arc::clone(&shared.credentials);
+    metrics.watch_certificates(move || {
+        let credentials = credentials.load();
+        let roots = credentials.roots().iter().map(|root| Root {
+            subject: root.subject.clone(),
+            fingerprint: root.fingerprint.clone(),
+            expires: Some(root.not_after),
+        });
+        Certificates { leaf_expires: Some(credentials.expires()), roots: roots.collect() }
+    });
+    metrics.watch_drain(shared.drain.clone());
+    metrics.watch_probe(Arc::clone(probe));
+    metrics.watch_access_log(access_log.lines());
+}

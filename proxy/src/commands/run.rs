@@ -1,0 +1,118 @@
+//! `isthmus run`: the gateway, from a configuration file until a signal; then the drain.
+//!
+//! Exit code 0 when nothing was cut, 1 when it could not start or something was cut, 64 when the configuration is wrong.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::BAD_USAGE;
+use super::runtime::{Stop, control};
+use crate::app::{App, Sockets};
+use crate::config::Config;
+use crate::telemetry::logs;
+use crate::tls::{Credentials, File, Pem};
+
+/// Run the gateway.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The configuration file (`isthmus config reference` prints every key)
+    #[arg(long, env = "ISTHMUS_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration and the files it names, and exit
+    #[arg(long)]
+    check: bool,
+    /// Listen here instead of accept.listen
+    #[arg(long, env = "ISTHMUS_GATEWAY_LISTEN", value_name = "ADDR")]
+    gateway_listen: Option<SocketAddr>,
+    /// Listen here instead of probe.listen
+    #[arg(long, env = "ISTHMUS_PROBE_LISTEN", value_name = "ADDR")]
+    probe_listen: Option<SocketAddr>,
+    /// Listen here instead of admin.listen
+    #[arg(long, env = "ISTHMUS_ADMIN_LISTEN", value_name = "ADDR")]
+    admin_listen: Option<SocketAddr>,
+    /// Log this instead of telemetry.log
+    #[arg(long, env = "ISTHMUS_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+/// Runs until a signal.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = match configured(args) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("isthmus: {error:#}");
+            return Ok(ExitCode::from(BAD_USAGE));
+        }
+    };
+    crate::tls::install();
+    let credentials = match credentials(&config) {
+        Ok(credentials) => credentials,
+        Err(error) => {
+            eprintln!("isthmus: {error:#}");
+            return Ok(ExitCode::from(BAD_USAGE));
+        }
+    };
+    if args.check {
+        for warning in credentials.warnings() {
+            eprintln!("warning: {warning}");
+        }
+        println!("{}: the configuration is fine; the gateway would be {}", args.config.display(), credentials.identity());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (log, _flushed_at_the_end) = logs::start(&config.logs()).context("logging")?;
+    let sockets = Sockets::bind(&config)?;
+    control()?.block_on(async {
+        let mut stop = Stop::new()?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let app = App::start(&config, credentials, sockets, Some(log)).await?;
+        tracing::info!(
+            gateway = %app.addrs.gateway,
+            probe = %app.addrs.probe,
+            admin = %app.addrs.admin,
+            identity = %app.credentials.load().identity(),
+            "serving"
+        );
+        loop {
+            tokio::select! {
+                () = stop.signalled() => break,
+                _ = hangup.recv() => app.reload(),
+            }
+        }
+        let drain = &config.file.drain;
+        let drained = app.drain(drain.announce.0, drain.deadline.0, stop.signalled()).await;
+        tracing::info!(connections = drained.began_with, cut = drained.cut, took = ?drained.took, "drained");
+        Ok(if drained.cut == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+fn configured(args: &Args) -> anyhow::Result<Config> {
+    let mut config = Config::load(&args.config)?;
+    let file = &mut config.file;
+    file.accept.listen = args.gateway_listen.unwrap_or(file.accept.listen);
+    file.probe.listen = args.probe_listen.unwrap_or(file.probe.listen);
+    file.admin.listen = args.admin_listen.unwrap_or(file.admin.listen);
+    if let Some(log) = &args.log {
+        file.telemetry.log.clone_from(log);
+    }
+    Ok(config)
+}
+
+fn credentials(config: &Config) -> anyhow::Result<Credentials> {
+    let read = |path: &PathBuf| {
+        let path = config.path(path);
+        let contents = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        Ok::<_, anyhow::Error>(File::new(path.display().to_string(), contents))
+    };
+    let tls = &config.file.tls;
+    let pem = Pem {
+        chain: read(&tls.chain_file)?,
+        key: read(&tls.key_file)?,
+        bundle: read(&tls.bundle_file)?,
+        crls: tls.crl_files.iter().map(read).collect::<Result<_, _>>()?,
+    };
+    Ok(Credentials::from_pem(&pem, &config.credentials())?)
+}

@@ -1,0 +1,482 @@
+//! What the operator writes: the configuration file, key by key, with defaults and the reason for each.
+//!
+//! **In** YAML. **Out** a [`File`], not yet checked across keys; `mod.rs` turns it into each room's own settings.
+//! **Refuses** unknown keys and values that do not read, with line and column. The first word of a key is the room it sets.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::scalar::{DnsName, DnsSuffix, IdentityText, Size, Time};
+use crate::authorise;
+
+const fn millis(millis: u64) -> Time {
+    Time(std::time::Duration::from_millis(millis))
+}
+
+const fn secs(secs: u64) -> Time {
+    millis(secs * 1000)
+}
+
+/// Defines one section of the file: a struct whose fields all have defaults.
+macro_rules! section {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$doc])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+section! {
+    /// The configuration of one gateway.
+    File {
+        /// Threads that serve connections; 0 takes one per processor the process may use.
+        workers: usize = 0,
+        /// Taking sockets on the gateway port.
+        accept: Accept = Accept::default(),
+        /// The gateway's own certificate, whom it trusts, and the handshake.
+        tls: Tls = Tls::default(),
+        /// Finding out what a session speaks and which service it names.
+        detect: Detect = Detect::default(),
+        /// Which client may reach which service.
+        authorise: authorise::Settings = authorise::Settings::default(),
+        /// Which names are served at all.
+        route: Route = Route::default(),
+        /// Where services are found.
+        sources: Sources = Sources::default(),
+        /// Choosing among the endpoints of a service.
+        balance: Balance = Balance::default(),
+        /// Connections to endpoints.
+        connect: Connect = Connect::default(),
+        /// Bytes of opaque and upgraded connections.
+        relay: Relay = Relay::default(),
+        /// HTTP towards clients.
+        http: Http = Http::default(),
+        /// The health endpoint that remote service mirrors ask (`mc-probe`).
+        probe: Probe = Probe::default(),
+        /// The operator's port. Keep it off the LoadBalancer.
+        admin: Admin = Admin::default(),
+        /// Logs, access log and the bounds of metrics.
+        telemetry: Telemetry = Telemetry::default(),
+        /// How the process ends.
+        drain: Drain = Drain::default(),
+    }
+}
+
+section! {
+    /// Taking sockets.
+    Accept {
+        /// The gateway port (`mc-gateway`). An IPv6 address takes IPv4 too.
+        listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 4143)),
+        /// Connections that the kernel queues before they are taken. At the limit of connections they wait here.
+        backlog: u16 = 1024,
+        /// The most connections open at once. Each costs about 40 KiB idle; 20000 fit a pod of 1 GiB.
+        max_connections: usize = 20_000,
+        /// The most connections of one identity, so that one client cannot take all places; 0 is no limit.
+        max_connections_per_identity: usize = 0,
+        /// Sends small writes at once.
+        nodelay: bool = true,
+        /// Idle time before the kernel asks whether a peer lives; 0 is off. Shorter than the 350 s after which
+        /// some cloud load balancers forget a connection.
+        keepalive: Time = secs(10),
+        /// How long sent bytes may stay unacknowledged before a peer is given up; 0 is off.
+        user_timeout: Time = secs(30),
+        /// Networks whose connections begin with a PROXY header (v1 or v2), such as a load balancer's. From any other
+        /// network such a header is refused as what it then is: not TLS.
+        #[schemars(with = "Vec<String>")]
+        proxy_networks: Vec<IpNet> = Vec::new(),
+        /// How long a PROXY header may take.
+        proxy_timeout: Time = secs(5),
+    }
+}
+
+/// Which server names a handshake may ask for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SniRule {
+    /// Any name, or none: for clients that are not Linkerd.
+    Any,
+    /// The gateway's own names only; others are closed without a byte, as Linkerd does.
+    #[default]
+    Own,
+}
+
+/// What to do with a revocation list past its next update.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpiredCrl {
+    /// Refuse everybody it speaks of, until there is a newer one.
+    Refuse,
+    /// Use it as it is, and warn.
+    #[default]
+    Warn,
+}
+
+section! {
+    /// The gateway's own certificate, whom it trusts, and the handshake.
+    Tls {
+        /// The gateway's certificate and the intermediates that sign it, PEM, leaf first.
+        chain_file: PathBuf = PathBuf::new(),
+        /// The key of that certificate, PEM (PKCS#8 or SEC1). ECDSA P-256, as Linkerd peers accept nothing else.
+        key_file: PathBuf = PathBuf::new(),
+        /// The trust anchors that both clusters share, PEM, any number of them, old and new side by side.
+        bundle_file: PathBuf = PathBuf::new(),
+        /// Certificate revocation lists, PEM.
+        crl_files: Vec<PathBuf> = Vec::new(),
+        /// What to do with a revocation list past its next update.
+        expired_crl: ExpiredCrl = ExpiredCrl::default(),
+        /// Refuses certificates that no revocation list speaks of.
+        require_revocation_status: bool = false,
+        /// How often the files are read again even when nothing told of a change.
+        reload_interval: Time = secs(30),
+        /// Which server names a handshake may ask for.
+        sni: SniRule = SniRule::default(),
+        /// Names besides those in the certificate that count as the gateway's own. Needed when the certificate
+        /// carries a SPIFFE id only.
+        server_names: Vec<DnsName> = Vec::new(),
+        /// From the first byte to the end of the handshake. Sources give up after 1 s; 10 s is for slow links.
+        handshake_timeout: Time = secs(10),
+        /// Handshakes under way at once, per worker. A handshake costs about 0.4 ms of CPU; more than this many
+        /// cannot end in time anyway.
+        max_handshakes: usize = 512,
+        /// The largest ClientHello. Today's are 1.5 KiB; large sets of key shares and names stay below 16 KiB.
+        max_hello_bytes: Size = Size(16 * 1024),
+        /// How long a peer may stay after its certificate expired while it was connected.
+        expiry_grace: Time = millis(0),
+        /// How long requests of a peer that lost its trust may take to finish.
+        distrust_deadline: Time = secs(10),
+    }
+}
+
+section! {
+    /// Finding out what a session speaks and which service it names.
+    Detect {
+        /// How long the transport header or the first bytes of HTTP may take.
+        timeout: Time = secs(10),
+        /// Routes connections without ALPN to the service that SNI names. The gateway then accepts SNI below
+        /// `route.suffixes` besides its own names.
+        sni_routing: bool = false,
+        /// The port of a service that SNI names without one. `_8443._tcp.NAME` names one.
+        sni_port: u16 = 443,
+    }
+}
+
+section! {
+    /// Which names are served at all.
+    Route {
+        /// DNS suffixes below which services may be named; `.` is every name.
+        suffixes: Vec<DnsSuffix> = vec![DnsSuffix("svc.cluster.local".parse().expect("a valid suffix"))],
+        /// The port of an authority that names none.
+        default_port: u16 = 80,
+        /// How long the first request for a service may wait for discovery.
+        discovery_timeout: Time = secs(3),
+        /// How many services may be known by demand at once.
+        max_services: usize = 4096,
+        /// When a service that nobody asks for is forgotten.
+        idle_timeout: Time = secs(300),
+    }
+}
+
+section! {
+    /// Where services are found. The table is asked first, then DNS.
+    Sources {
+        /// Services by name and port.
+        services: Vec<Service> = Vec::new(),
+        /// Cluster DNS.
+        dns: Dns = Dns::default(),
+    }
+}
+
+/// What an endpoint speaks.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speaks {
+    /// What the client speaks.
+    #[default]
+    AsClient,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// Bytes.
+    Opaque,
+}
+
+/// One service of the table.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Its name, such as `web.prod.svc.cluster.local`.
+    pub name: DnsName,
+    /// Its port.
+    pub port: u16,
+    /// Whether other clusters may reach it when `authorise.exported_only` is on.
+    #[serde(default)]
+    pub exported: bool,
+    /// What its endpoints speak.
+    #[serde(default)]
+    pub protocol: Speaks,
+    /// Mutual TLS towards its endpoints; plain where absent.
+    #[serde(default)]
+    pub tls: Option<ServiceTls>,
+    /// Its endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Mutual TLS towards an endpoint.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceTls {
+    /// Some subject alternative name of the server's certificate must equal this.
+    pub identity: IdentityText,
+    /// The name sent as SNI; the identity where absent, which then must be a DNS-like one.
+    #[serde(default)]
+    pub server_name: Option<DnsName>,
+}
+
+/// One endpoint of a service.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Its share of the load; 0 takes no new load.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// The zone it runs in.
+    #[serde(default)]
+    pub zone: Option<String>,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+section! {
+    /// Cluster DNS: A and AAAA with their TTL, SRV where asked for.
+    Dns {
+        /// Looks up services that the table does not hold, below `route.suffixes`.
+        enabled: bool = true,
+        /// Whether services found by DNS count as exported when `authorise.exported_only` is on. DNS cannot say.
+        exported: bool = false,
+        /// What their endpoints speak.
+        protocol: Speaks = Speaks::default(),
+        /// Asks for SRV records first, so that headless services give their endpoints' own ports.
+        srv: bool = false,
+        /// DNS servers; those of `/etc/resolv.conf` where empty.
+        servers: Vec<SocketAddr> = Vec::new(),
+        /// One query's time.
+        timeout: Time = secs(2),
+        /// The shortest time an answer is kept, whatever its TTL says.
+        min_ttl: Time = secs(1),
+        /// The longest.
+        max_ttl: Time = secs(300),
+        /// How long a name that does not exist is remembered.
+        negative_ttl: Time = secs(5),
+    }
+}
+
+section! {
+    /// Choosing among the endpoints of a service: the cheaper of two, by latency and requests under way.
+    Balance {
+        /// The zone the gateway runs in; endpoints there are preferred while enough of them are ready.
+        zone: Option<String> = None,
+        /// The latency assumed of an endpoint that has not answered yet.
+        first_rtt: Time = millis(30),
+        /// After this time a measured latency counts for a third.
+        decay: Time = secs(10),
+        /// Failed connects in a row that eject an endpoint.
+        max_connect_failures: u32 = 3,
+        /// Failed responses in a row that eject an endpoint.
+        max_response_failures: u32 = 5,
+        /// The first ejection's length; each further one is twice as long.
+        ejection_min: Time = secs(1),
+        /// The longest ejection.
+        ejection_max: Time = secs(60),
+        /// The share of endpoints that may be ejected for their responses; above it the fault is taken to be common.
+        max_ejected: f64 = 0.5,
+        /// Requests that may wait for a ready endpoint, per worker and service.
+        queue: usize = 1024,
+        /// How long they wait; then the service fails at once until an endpoint is ready.
+        failfast_timeout: Time = secs(3),
+    }
+}
+
+section! {
+    /// Connections to endpoints.
+    Connect {
+        /// Connecting, the upstream handshake included.
+        timeout: Time = secs(1),
+        /// Idle time before the kernel asks whether an endpoint lives; 0 is off.
+        keepalive: Time = secs(10),
+        /// How long sent bytes may stay unacknowledged; 0 is off.
+        user_timeout: Time = secs(30),
+        /// Refuses endpoints at loopback addresses, which in a pod are the gateway itself and its sidecars.
+        deny_loopback: bool = false,
+        /// HTTP/1.1: idle connections kept per endpoint and worker.
+        max_idle: usize = 256,
+        /// HTTP/1.1: how long an idle connection is kept. Below the backend's own, which else closes it first.
+        idle_timeout: Time = secs(3),
+        /// HTTP/1.1: connections per endpoint and worker.
+        max_connections: usize = 1024,
+        /// HTTP/2: streams on one connection before another is opened.
+        max_streams: usize = 100,
+        /// HTTP/2: connections per endpoint and worker.
+        max_http2_connections: usize = 8,
+        /// When a connection is replaced, so that it is verified against current certificates.
+        max_age: Time = secs(3600),
+        /// HTTP/2: how often an endpoint is asked whether it lives; 0 is off. gRPC servers count questions more
+        /// frequent than one in five minutes as abuse; the kernel's keepalive serves instead.
+        keepalive_interval: Time = millis(0),
+        /// HTTP/2: how long the answer may take.
+        keepalive_timeout: Time = secs(10),
+        /// HTTP/2: what an endpoint may send on one stream before it is read. A connection's window is this times
+        /// `max_streams`, so that clients who do not read cannot close it for the others.
+        stream_window: Size = Size(256 * 1024),
+    }
+}
+
+section! {
+    /// Bytes of opaque and upgraded connections.
+    Relay {
+        /// How long a connection may be silent both ways; 0 is for ever. Databases keep idle connections for long.
+        idle_timeout: Time = secs(3600),
+        /// How long a connection may live; 0 is for ever.
+        total_timeout: Time = millis(0),
+    }
+}
+
+section! {
+    /// HTTP towards clients.
+    Http {
+        /// How long a request's head may take from its first byte.
+        header_timeout: Time = secs(10),
+        /// How long a connection without a request is kept.
+        idle_timeout: Time = secs(600),
+        /// When a connection is asked to end, so that its client spreads over new replicas; 0 is never.
+        max_age: Time = millis(0),
+        /// How long an endpoint may take to answer; 0 is for ever.
+        request_timeout: Time = millis(0),
+        /// The largest request head. Linkerd's own limit.
+        max_header_bytes: Size = Size(16 * 1024),
+        /// The most header fields of a request.
+        max_headers: usize = 100,
+        /// HTTP/2: streams of one connection. A remote proxy carries a whole application on one.
+        max_streams: u32 = 1024,
+        /// HTTP/2: what a client may send on one stream before it is read.
+        stream_window: Size = Size(256 * 1024),
+        /// HTTP/2: the same for one connection.
+        connection_window: Size = Size(1 << 20),
+        /// HTTP/2: response bytes buffered per stream.
+        max_send_buffer: Size = Size(256 * 1024),
+        /// HTTP/2: reset streams that may wait to be noticed (rapid reset, CVE-2023-44487).
+        max_pending_resets: usize = 20,
+        /// HTTP/2: streams that may be reset for the client's own errors (CVE-2025-8671).
+        max_local_resets: usize = 1024,
+        /// HTTP/2: how often a client is asked whether it lives; 0 is off.
+        keepalive_interval: Time = secs(10),
+        /// HTTP/2: how long the answer may take.
+        keepalive_timeout: Time = secs(3),
+        /// How often a request may be sent again when it is certain that no endpoint processed it.
+        max_retries: u32 = 2,
+        /// Retries as a share of requests.
+        retry_budget: f64 = 0.2,
+    }
+}
+
+section! {
+    /// The health endpoint that remote service mirrors ask (`mc-probe`).
+    Probe {
+        /// The probe port.
+        listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 4181)),
+        /// A path to answer besides `/health` and `/ready`.
+        path: Option<String> = None,
+        /// Answers plaintext on the same port too, for the kubelet and cloud load balancers.
+        plaintext: bool = false,
+        /// Refuses probes without a client certificate, as Linkerd's own gateways did.
+        require_client_certificate: bool = true,
+        /// The authority that stands for the probe on the gateway port, for sites that can expose one port only.
+        authority: Option<DnsName> = None,
+        /// Probe connections served at once.
+        max_connections: usize = 512,
+    }
+}
+
+section! {
+    /// The operator's port.
+    Admin {
+        /// Where it listens. It tells everything about the gateway: keep it off the LoadBalancer.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 4191)),
+        /// Lets others than loopback change the log level.
+        remote_log_level: bool = false,
+    }
+}
+
+/// The shape of log lines.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    #[default]
+    Text,
+}
+
+/// Which records the access log shows.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLogRule {
+    /// All of them.
+    All,
+    /// Refusals and 5xx only.
+    Errors,
+    /// None.
+    #[default]
+    Off,
+}
+
+section! {
+    /// Logs, access log and the bounds of metrics.
+    Telemetry {
+        /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or filters such as `info,isthmus::tls=debug`.
+        log: String = "info".to_owned(),
+        /// The shape of log lines.
+        log_format: LogFormat = LogFormat::default(),
+        /// Which connections and requests the access log shows.
+        access_log: AccessLogRule = AccessLogRule::default(),
+        /// The shape of its lines.
+        access_log_format: LogFormat = LogFormat::Json,
+        /// Where it goes; standard output where absent. Reopened on SIGHUP.
+        access_log_file: Option<PathBuf> = None,
+        /// The share of records shown, 0.0 to 1.0. Refusals are always shown.
+        access_log_sample: f64 = 1.0,
+        /// Services that metrics tell apart; further ones share the label `other`.
+        max_services: usize = 1000,
+        /// Clients that metrics tell apart; further ones share the label `other`.
+        max_clients: usize = 1000,
+    }
+}
+
+section! {
+    /// How the process ends.
+    Drain {
+        /// How long it goes on serving while readiness and probe say no. Longer than a remote mirror's three
+        /// failed probes (3 × 3 s and jitter) and the load balancer's own interval.
+        announce: Time = secs(15),
+        /// From the signal to the moment when what is left is cut. Fits Kubernetes' grace period with room to spare.
+        deadline: Time = secs(55),
+    }
+}

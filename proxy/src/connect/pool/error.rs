@@ -1,0 +1,114 @@
+//! What a failed request means: what happened, and whether it can have been seen.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+
+use http::Request;
+
+use super::super::{Cause, Error};
+use crate::fault::{Fault, Refusal};
+
+/// A request that got no response.
+#[derive(thiserror::Error)]
+#[error("{error}")]
+pub struct SendError<B> {
+    /// Why.
+    #[source]
+    pub error: Error,
+    /// The request, where it is certain that nothing of it was sent: it can be sent again as it is.
+    pub request: Option<Box<Request<B>>>,
+}
+
+impl<B> SendError<B> {
+    pub(super) fn unsent(error: Error, request: Request<B>) -> Self {
+        Self { error, request: Some(Box::new(request)) }
+    }
+
+    pub(super) fn from_hyper(mut error: hyper::client::conn::TrySendError<Request<B>>) -> Self {
+        let request = error.take_message().map(Box::new);
+        Self { error: from_hyper(error.into_error()), request }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        self.error.fault()
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        self.error.code()
+    }
+
+    /// Whether the endpoint certainly has not processed the request. Where the request did not come back, its body has
+    /// been (partly) consumed: sending it again takes a copy.
+    pub fn retry_is_safe(&self) -> bool {
+        self.request.is_some() || self.error.retry_is_safe()
+    }
+}
+
+impl<B> std::fmt::Debug for SendError<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SendError").field("error", &self.error).field("unsent", &self.request.is_some()).finish()
+    }
+}
+
+/// What hyper's error means for us.
+pub(super) fn from_hyper(error: hyper::Error) -> Error {
+    let meaning = meaning(&error);
+    meaning(Arc::new(error))
+}
+
+/// The kind of error, to be given its cause.
+fn meaning(error: &hyper::Error) -> fn(Cause) -> Error {
+    if let Some(http2) = find::<h2::Error>(error) {
+        return http2_meaning(http2);
+    }
+    if let Some(io) = find::<io::Error>(error) {
+        return io_meaning(io);
+    }
+    if error.is_timeout() {
+        |_| Error::Timeout
+    } else if error.is_user() {
+        Error::RequestBody
+    } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        |cause| Error::Closed(Some(cause))
+    } else {
+        Error::Protocol
+    }
+}
+
+fn http2_meaning(error: &h2::Error) -> fn(Cause) -> Error {
+    if error.is_remote() && error.is_go_away() {
+        // h2 gives this to streams above the GOAWAY's last id only, and to those not yet begun. RFC 9113 §6.8: they were
+        // not and will not be processed.
+        return Error::StreamRefused;
+    }
+    if error.is_remote() && error.is_reset() {
+        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM); // RFC 9113 §8.7
+        return if refused { Error::StreamRefused } else { Error::Reset };
+    }
+    error.get_io().map_or(Error::Protocol, io_meaning)
+}
+
+fn io_meaning(error: &io::Error) -> fn(Cause) -> Error {
+    match Error::from_io(error.kind().into()) {
+        Error::Closed(_) => |cause| Error::Closed(Some(cause)),
+        Error::Refused => |_| Error::Refused,
+        Error::Reset(_) => Error::Reset,
+        Error::Timeout => |_| Error::Timeout,
+        Error::Unreachable => |_| Error::Unreachable,
+        _ => Error::Io,
+    }
+}
+
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}

@@ -1,0 +1,285 @@
+//! HTTP/1.1: a connection is lent to one request at a time.
+//!
+//! Idle connections are a stack, so that the most recently used is taken and the surplus grows old and is closed. A
+//! request that finds none waits in line; a dial is started for every one in line, up to the limit, and whichever comes
+//! first (a new connection, or one that another request has finished with) goes to the first in line.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::client::conn::http1::SendRequest;
+use tokio::sync::oneshot;
+
+use super::super::Error;
+use super::body::{Hold, Streamed};
+use super::peer::Peer;
+use super::{SendError, Stats, bind};
+
+/// How often a request that met a connection just closed by the endpoint is moved to the next one before a new one is
+/// insisted on: a restarted endpoint leaves many dead ones behind.
+const STALE_TRIES: usize = 3;
+
+#[derive(Debug)]
+pub(super) struct Http1<B> {
+    idle: RefCell<Vec<Conn<B>>>,
+    waiters: RefCell<VecDeque<oneshot::Sender<Result<Lease<B>, Error>>>>,
+    /// Connections whose task lives, and dials.
+    open: Cell<usize>,
+    dialing: Cell<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Conn<B> {
+    sender: SendRequest<B>,
+    /// Ticks: when it was made, and when it was last given back.
+    pub(super) born: u32,
+    pub(super) returned: u32,
+    used: bool,
+}
+
+/// A connection out on loan. Dropped before anything was sent on it, it goes back.
+#[derive(Debug)]
+pub(super) struct Lease<B> {
+    peer: Rc<Peer<B>>,
+    conn: Option<Conn<B>>,
+}
+
+/// One of the connections that [`Http1::open`] counts.
+struct Open<B>(Rc<Peer<B>>);
+
+/// One of the dials that [`Http1::dialing`] counts.
+struct Dialing<B>(Rc<Peer<B>>);
+
+pub(super) async fn send<B>(
+    peer: &Rc<Peer<B>>,
+    mut request: Request<B>,
+) -> Result<Response<Streamed<B>>, SendError<B>>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    *request.version_mut() = http::Version::HTTP_11;
+    let connect = request.method() == Method::CONNECT;
+    let mut tries = 0;
+    loop {
+        let found = if tries < STALE_TRIES { pop(peer) } else { None };
+        let mut lease = match found {
+            Some(lease) => lease,
+            None => match wait(peer).await {
+                Ok(lease) => lease,
+                Err(error) => return Err(SendError::unsent(error, request)),
+            },
+        };
+        let Some(mut conn) = lease.conn.take() else { continue };
+        let used = std::mem::replace(&mut conn.used, true);
+        match conn.sender.try_send_request(request).await {
+            Ok(response) => {
+                let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
+                    || (connect && response.status().is_success());
+                lease.conn = Some(conn);
+                let hold = Hold::Http1 { lease, upgraded };
+                return Ok(bind(response, |body| Streamed::new(body, hold)));
+            }
+            Err(error) => {
+                let failed = SendError::from_hyper(error);
+                match failed.request {
+                    // It was closed while it lay idle, and nothing was sent: any other will do.
+                    Some(unsent) if used => request = *unsent,
+                    _ => return Err(failed),
+                }
+                tries += 1;
+            }
+        }
+    }
+}
+
+/// The most recently used idle connection that is still good.
+fn pop<B>(peer: &Rc<Peer<B>>) -> Option<Lease<B>> {
+    loop {
+        let conn = peer.http1.idle.borrow_mut().pop()?;
+        if conn.sender.is_ready() && !peer.core.older(conn.born, peer.core.settings.max_age) {
+            return Some(Lease { peer: Rc::clone(peer), conn: Some(conn) });
+        }
+    }
+}
+
+#[cold]
+async fn wait<B>(peer: &Rc<Peer<B>>) -> Result<Lease<B>, Error>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let receiver = {
+        let mut waiters = peer.http1.waiters.borrow_mut();
+        if waiters.len() >= peer.core.settings.waiters {
+            waiters.retain(|waiter| !waiter.is_closed());
+        }
+        if waiters.len() >= peer.core.settings.waiters {
+            return Err(Error::PoolFull);
+        }
+        let (sender, receiver) = oneshot::channel();
+        waiters.push_back(sender);
+        receiver
+    };
+    dial_for_waiters(peer);
+    match tokio::time::timeout(peer.core.settings.wait_timeout, receiver).await {
+        Ok(Ok(result)) => result,
+        // The task that would have answered died: its connection is no more.
+        Ok(Err(_)) => Err(Error::Closed(None)),
+        Err(_) => Err(Error::PoolFull),
+    }
+}
+
+/// Starts as many dials as there are requests in line, within the limit.
+fn dial_for_waiters<B>(peer: &Rc<Peer<B>>)
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let http1 = &peer.http1;
+    let waiting = {
+        let mut waiters = http1.waiters.borrow_mut();
+        while waiters.front().is_some_and(oneshot::Sender::is_closed) {
+            waiters.pop_front();
+        }
+        waiters.len()
+    };
+    while http1.dialing.get() < waiting && http1.open.get() < peer.core.settings.http1_connections.max(1) {
+        http1.dialing.set(http1.dialing.get() + 1);
+        http1.open.set(http1.open.get() + 1);
+        tokio::task::spawn_local(dial(Dialing(Rc::clone(peer)), Open(Rc::clone(peer))));
+    }
+}
+
+async fn dial<B>(dialing: Dialing<B>, open: Open<B>)
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let peer = Rc::clone(&open.0);
+    let opened = peer.core.open.http1(&peer.endpoint).await;
+    drop(dialing);
+    match opened {
+        Ok(opened) => {
+            tokio::task::spawn_local(async move {
+                opened.driver.await;
+                let peer = Rc::clone(&open.0);
+                drop(open);
+                dial_for_waiters(&peer);
+            });
+            let tick = peer.core.tick.get();
+            deliver(&peer, Conn { sender: opened.sender, born: tick, returned: tick, used: false });
+        }
+        Err(error) => {
+            drop(open);
+            // One failed dial fails one request, the one that has waited for longest; the others have dials of their own.
+            while let Some(waiter) = next_waiter(&peer.http1) {
+                if waiter.send(Err(error.clone())).is_ok() {
+                    break;
+                }
+            }
+            dial_for_waiters(&peer);
+        }
+    }
+}
+
+fn next_waiter<B>(http1: &Http1<B>) -> Option<oneshot::Sender<Result<Lease<B>, Error>>> {
+    http1.waiters.borrow_mut().pop_front()
+}
+
+/// Hands a connection that can be used to the first in line, or lays it aside.
+fn deliver<B>(peer: &Rc<Peer<B>>, conn: Conn<B>) {
+    let mut conn = conn;
+    while let Some(waiter) = next_waiter(&peer.http1) {
+        let lease = Lease { peer: Rc::clone(peer), conn: Some(conn) };
+        match waiter.send(Ok(lease)) {
+            Ok(()) => return,
+            Err(back) => match back.ok().and_then(|mut lease| lease.conn.take()) {
+                Some(back) => conn = back,
+                None => return,
+            },
+        }
+    }
+    let mut idle = peer.http1.idle.borrow_mut();
+    if !peer.retired.get() && idle.len() < peer.core.settings.http1_idle {
+        conn.returned = peer.core.tick.get();
+        idle.push(conn);
+    }
+}
+
+impl<B: 'static> Lease<B> {
+    /// The response has been read to its end: the connection can serve another request, if hyper and its age agree.
+    pub(super) fn finish(mut self) {
+        let Some(mut conn) = self.conn.take() else { return };
+        let peer = Rc::clone(&self.peer);
+        if conn.sender.is_closed() || peer.retired.get() || peer.core.older(conn.born, peer.core.settings.max_age) {
+            return;
+        }
+        if conn.sender.is_ready() {
+            return deliver(&peer, conn);
+        }
+        // The request is still being sent although the answer is complete, or hyper has not looked yet.
+        let patience = peer.core.settings.http1_idle_timeout;
+        tokio::task::spawn_local(async move {
+            if let Ok(Ok(())) = tokio::time::timeout(patience, conn.sender.ready()).await {
+                deliver(&peer, conn);
+            }
+        });
+    }
+
+    /// The connection is not to be used again.
+    pub(super) fn abandon(mut self) {
+        self.conn = None;
+    }
+}
+
+impl<B> Drop for Lease<B> {
+    fn drop(&mut self) {
+        // Only a lease on which nothing was sent still has its connection here, or one that was not finished.
+        if let Some(conn) = self.conn.take()
+            && !conn.used
+        {
+            deliver(&self.peer, conn);
+        }
+    }
+}
+
+impl<B> Drop for Open<B> {
+    fn drop(&mut self) {
+        self.0.http1.open.set(self.0.http1.open.get() - 1);
+    }
+}
+
+impl<B> Drop for Dialing<B> {
+    fn drop(&mut self) {
+        self.0.http1.dialing.set(self.0.http1.dialing.get() - 1);
+    }
+}
+
+impl<B> Default for Http1<B> {
+    fn default() -> Self {
+        Self { idle: RefCell::default(), waiters: RefCell::default(), open: Cell::new(0), dialing: Cell::new(0) }
+    }
+}
+
+impl<B> Http1<B> {
+    pub(super) fn close_idle(&self, which: impl Fn(&Conn<B>) -> bool) {
+        let closed: Vec<_> =
+            self.idle.borrow_mut().extract_if(.., |conn| conn.sender.is_closed() || which(conn)).collect();
+        drop(closed); // after the borrow has ended
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.get() == 0 && self.waiters.borrow().is_empty()
+    }
+
+    pub(super) fn count(&self, stats: &mut Stats) {
+        stats.http1_connections += self.open.get() - self.dialing.get();
+        stats.http1_idle += self.idle.borrow().len();
+        stats.waiting += self.waiters.borrow().iter().filter(|waiter| !waiter.is_closed()).count();
+    }
+}

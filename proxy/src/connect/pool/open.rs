@@ -1,0 +1,150 @@
+//! From a dialled stream to an HTTP connection: hyper's handshakes, with every limit written down.
+//!
+//! Hyper's defaults are no promise of its; what is not set here is either its hard-wired behaviour or of no consequence
+//! to a client (push is off, informational responses are passed over).
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body;
+use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::super::{Dial, Error};
+use super::PoolSettings;
+use super::error::from_hyper;
+use crate::endpoint::Endpoint;
+use crate::record::Protocol;
+
+/// A future of this thread.
+pub(super) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Opens connections. A trait so that nothing else in the pool has to name the dialer or its streams.
+pub(super) trait Open<B> {
+    fn http1<'a>(&'a self, endpoint: &'a Endpoint) -> Local<'a, Result<Opened1<B>, Error>>;
+    fn http2<'a>(&'a self, endpoint: &'a Endpoint) -> Local<'a, Result<Opened2<B>, Error>>;
+}
+
+/// A new HTTP/1.1 connection. Nothing moves on it unless `driver` is polled.
+pub(super) struct Opened1<B> {
+    pub(super) sender: http1::SendRequest<B>,
+    pub(super) driver: Local<'static, ()>,
+}
+
+/// A new HTTP/2 connection, likewise. `limit` is how many streams the endpoint allows, kept current.
+pub(super) struct Opened2<B> {
+    pub(super) sender: http2::SendRequest<B>,
+    pub(super) limit: Rc<Cell<usize>>,
+    pub(super) driver: Local<'static, ()>,
+}
+
+/// The only implementation of [`Open`].
+pub(super) struct Opener<D> {
+    dial: D,
+    timeout: Duration,
+    http1: http1::Builder,
+    http2: http2::Builder<LocalExec>,
+}
+
+/// Hyper's tasks stay on the worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalExec;
+
+impl<F: Future + 'static> Executor<F> for LocalExec {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// Read and write buffer of an HTTP/1.1 connection, at most, in bytes: four full TLS records.
+const HTTP1_BUFFER: usize = 64 * 1024;
+/// What of a request body may be buffered per stream while the endpoint's window is closed, in bytes.
+const HTTP2_SEND_BUFFER: usize = 256 * 1024;
+/// Streams assumed to be allowed before the endpoint's SETTINGS are seen: the least that RFC 9113 §6.5.2 recommends.
+const HTTP2_FIRST_STREAMS: usize = 100;
+/// Response header fields, at most.
+const MAX_HEADERS: usize = 100;
+/// Streams of ours that an endpoint may make us reset by breaking the protocol before the connection is given up.
+const MAX_ERROR_RESETS: usize = 256;
+
+impl<D: Dial> Opener<D> {
+    pub(super) fn new(dial: D, settings: &PoolSettings) -> Self {
+        let head = usize::try_from(settings.max_head_bytes).unwrap_or(usize::MAX);
+        let mut http1 = http1::Builder::new();
+        // 100 is also hyper's default; setting it would move the parsed fields from the stack to the heap.
+        debug_assert_eq!(MAX_HEADERS, 100);
+        http1.max_buf_size(HTTP1_BUFFER.max(head)).max_header_size(head);
+        let mut http2 = http2::Builder::new(LocalExec);
+        let streams = u32::try_from(settings.http2_streams.max(1)).unwrap_or(u32::MAX);
+        // RFC 9113 §6.9.1: a window is at most 2^31 - 1; §6.9.2: the connection's starts at 65 535.
+        let window = settings.http2_window.clamp(16_384, i32::MAX.unsigned_abs());
+        let connection_window = window.saturating_mul(streams).clamp(65_535, i32::MAX.unsigned_abs());
+        http2
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(connection_window)
+            .initial_max_send_streams(HTTP2_FIRST_STREAMS)
+            .max_header_list_size(settings.max_head_bytes)
+            .max_send_buf_size(HTTP2_SEND_BUFFER)
+            .max_local_error_reset_streams(MAX_ERROR_RESETS)
+            .keep_alive_interval(settings.http2_ping_interval)
+            .keep_alive_timeout(settings.http2_ping_timeout);
+        Self { dial, timeout: settings.dial_timeout, http1, http2 }
+    }
+
+    async fn in_time<T>(&self, opening: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::time::timeout(self.timeout, opening).await.unwrap_or(Err(Error::Timeout))
+    }
+}
+
+impl<D, B> Open<B> for Opener<D>
+where
+    D: Dial,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn http1<'a>(&'a self, endpoint: &'a Endpoint) -> Local<'a, Result<Opened1<B>, Error>> {
+        Box::pin(self.in_time(async move {
+            let stream = self.dial.dial(endpoint, Protocol::Http1).await?;
+            let (sender, connection) = self.http1.handshake(TokioIo::new(stream)).await.map_err(from_hyper)?;
+            let driver = Box::pin(async move {
+                if let Err(error) = connection.with_upgrades().await {
+                    tracing::debug!(%error, "an upstream HTTP/1.1 connection broke");
+                }
+            });
+            Ok(Opened1 { sender, driver })
+        }))
+    }
+
+    fn http2<'a>(&'a self, endpoint: &'a Endpoint) -> Local<'a, Result<Opened2<B>, Error>> {
+        Box::pin(self.in_time(async move {
+            let stream = self.dial.dial(endpoint, Protocol::Http2).await?;
+            let (sender, mut connection) = self.http2.handshake(TokioIo::new(stream)).await.map_err(from_hyper)?;
+            let limit = Rc::new(Cell::new(HTTP2_FIRST_STREAMS));
+            let seen = Rc::clone(&limit);
+            let driver = Box::pin(poll_fn(move |cx| {
+                let polled = Pin::new(&mut connection).poll(cx);
+                // The endpoint's SETTINGS arrive when they arrive: this is the only place that can see them. A limit of
+                // nothing is a server that wants to be left alone for now; the one stream that is tried waits in h2.
+                seen.set(connection.current_max_send_streams().max(1));
+                match polled {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(Ok(())) => Poll::Ready(()),
+                    Poll::Ready(Err(error)) => {
+                        tracing::debug!(%error, "an upstream HTTP/2 connection broke");
+                        Poll::Ready(())
+                    }
+                }
+            }));
+            Ok(Opened2 { sender, limit, driver })
+        }))
+    }
+}

@@ -1,0 +1,161 @@
+//! The life of one connection, top to bottom: **accept → tls → detect → authorise → route → balance → connect → relay**.
+//!
+//! **In** an accepted socket. **Out** one closed record. Every line of [`live`] calls one stage, binds one value and ends
+//! in `?`; each await has a deadline of its stage's own. What a stage takes it consumes, so that no stream can be used
+//! before its handshake or after its hand-over.
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::accept::{self, Accepted};
+use super::census::Entry;
+use super::http::{self, Ended, How, Start};
+use super::refuse::Refused;
+use super::standing::Trust;
+use super::{Gateway, probe, tcp};
+use crate::addr::ClientAddr;
+use crate::detect::{self, Hint, Naming, Negotiated, Session};
+use crate::fault::Fault;
+use crate::record::{Event, Outcome, Peer, Protocol, Record, Stage};
+use crate::tls::{self, Alpn};
+
+/// Serves one accepted socket to its end. A panic on the way is this connection's alone.
+pub(super) async fn serve(gateway: Rc<Gateway>, accepted: Accepted) {
+    let Accepted { socket, peer, permit } = accepted;
+    let started = Instant::now();
+    let _alive = gateway.drain.alive();
+    let peer = Arc::new(Peer { addr: peer.0, identity: None, sni: None });
+    let mut record = Record::connection(peer, SystemTime::now());
+    gateway.observer.event(Event::ConnectionOpened);
+    match AssertUnwindSafe(live(&gateway, socket, &mut record)).catch_unwind().await {
+        Ok(Ok(())) => {}
+        Ok(Err(refused)) => refused.close(&mut record),
+        Err(_) => {
+            gateway.observer.event(Event::Panicked);
+            Refused::new(Stage::Relay, Fault::Ours, "relay.panic", "a bug ended this connection").close(&mut record);
+        }
+    }
+    record.duration = started.elapsed();
+    gateway.observer.event(Event::ConnectionClosed);
+    gateway.observer.closed(&record);
+    drop(permit);
+}
+
+async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut Record) -> Result<(), Refused> {
+    let mut mark = Instant::now();
+    let mut socket = TcpStream::from_std(socket).map_err(accept::Error::from)?;
+
+    let peer = accept::proxied(&mut socket, ClientAddr(record.peer.addr), &gateway.accept).await?;
+    record.peer = Arc::new(Peer { addr: peer.0, identity: None, sni: None });
+    lap(record, Stage::Accept, &mut mark);
+
+    let secured = secure(gateway, socket, &mut mark, record).await?;
+    record.peer = Arc::new(Peer {
+        addr: peer.0,
+        identity: Some(secured.peer.identity.clone()),
+        sni: secured.sni.clone(),
+    });
+
+    let session = detect::session(secured.stream, hint(gateway, secured.alpn, secured.sni), &gateway.detect).await?;
+    record.protocol = Some(session.protocol);
+    lap(record, Stage::Detect, &mut mark);
+
+    let census = gateway.census.enter(&record.peer, session.protocol)?;
+    let trust = Trust::new(gateway, secured.peer);
+    converse(gateway, session, (trust, census), record).await
+}
+
+/// What is said on the session: bytes, requests, or the probe.
+async fn converse<S>(
+    gateway: &Rc<Gateway>,
+    session: Session<S>,
+    (trust, census): (Trust, Entry),
+    record: &mut Record,
+) -> Result<(), Refused>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Session { naming, protocol, stream } = session;
+    let client = trust.identity().clone();
+    match (naming, protocol) {
+        (Naming::Port(port), _) => probe::through_header(gateway, port, stream, record.peer.addr).await,
+        (Naming::Header(target) | Naming::Sni(target), Protocol::Opaque) => {
+            record.target = Some(target.clone());
+            tcp::serve(gateway, stream, target, &trust, record).await
+        }
+        (Naming::Request, Protocol::Opaque) => {
+            Err(Refused::new(Stage::Detect, Fault::Client, "detect.unknown_protocol", "bytes that name no service"))
+        }
+        (naming, protocol) => {
+            if let Naming::Header(target) | Naming::Sni(target) = &naming {
+                // The session names one service for all its requests: a name that can never be served is refused here,
+                // by closing, as every source of such sessions expects.
+                record.target = Some(target.clone());
+                gateway.route.allowed(target)?;
+            }
+            let start = Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, census };
+            let ended = match protocol {
+                Protocol::Http2 => http::serve_http2(start, stream).await,
+                Protocol::Http1 | Protocol::Opaque => http::serve_http1(start, stream).await,
+            };
+            outcome(ended).map(|outcome| record.outcome = outcome)
+        }
+    }
+}
+
+/// The handshake, with its result counted.
+async fn secure(
+    gateway: &Rc<Gateway>,
+    socket: TcpStream,
+    mark: &mut Instant,
+    record: &mut Record,
+) -> Result<tls::server::Accepted<TcpStream>, Refused> {
+    let credentials = gateway.credentials.load_full();
+    let place = gateway.handshakes.place(gateway.tls.handshake_timeout).await?;
+    let secured = tls::server::accept(socket, &credentials, &gateway.tls).await;
+    drop(place);
+    let took = lap(record, Stage::Tls, mark);
+    let result = secured.as_ref().map_or_else(crate::fault::Refusal::code, |_| "ok");
+    gateway.observer.event(Event::Handshake { result, took });
+    Ok(secured?)
+}
+
+fn hint(gateway: &Gateway, alpn: Alpn, sni: Option<crate::addr::Name>) -> Hint {
+    let alpn = match alpn {
+        Alpn::TransportHeader => Negotiated::TransportHeader,
+        Alpn::H2 => Negotiated::H2,
+        Alpn::Http11 => Negotiated::Http11,
+        Alpn::None => Negotiated::None,
+    };
+    let sni_is_own = sni.as_ref().is_none_or(|name| gateway.credentials.load().server_names().contains(name));
+    Hint { alpn, sni, sni_is_own }
+}
+
+fn outcome(ended: Ended) -> Result<Outcome, Refused> {
+    let refused = |fault, code, detail: &str| Err(Refused::new(Stage::Relay, fault, code, detail));
+    if let Some(reason) = ended.malformed {
+        return refused(Fault::Client, "relay.request_malformed", &reason);
+    }
+    match ended.how {
+        How::Closed | How::Idle => Ok(Outcome::Served),
+        How::Cut => refused(Fault::Ours, "relay.drain_deadline", "the drain's deadline came"),
+        How::Distrusted(reason) => Err(reason),
+        How::Failed => Ok(Outcome::Abandoned),
+        How::SlowHead => refused(Fault::Client, "relay.header_timeout", "a request head did not arrive in time"),
+    }
+}
+
+fn lap(record: &mut Record, stage: Stage, mark: &mut Instant) -> std::time::Duration {
+    let now = Instant::now();
+    let took = now - *mark;
+    record.stages[stage as usize] = took;
+    *mark = now;
+    took
+}

@@ -1,0 +1,226 @@
+//! Bodies on their way through: bytes are counted and passed on, nothing is held.
+//!
+//! [`RequestBody`] can be handed out again while nothing of it has been read, which is what makes a retry possible
+//! without buffering. [`Body`] is what a client receives; it carries the exchange and closes its record at its end.
+//! Backpressure is the absence of polling: neither side is read before the other has taken what came.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::exchange::Exchange;
+use crate::balance::{Failure, Guard};
+use crate::connect::Streamed;
+
+/// What is sent to a client: nothing, a few bytes of our own, or what an endpoint answers.
+#[derive(Debug)]
+pub(crate) struct Body {
+    source: Source,
+    /// The endpoint counts as busy until its answer has ended.
+    guard: Option<Guard>,
+    exchange: Option<Box<Exchange>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Ours(Full<Bytes>),
+    Upstream(Streamed<RequestBody>),
+}
+
+impl Body {
+    pub(crate) fn empty() -> Self {
+        Self::ours(Full::default())
+    }
+
+    pub(crate) fn ours(body: Full<Bytes>) -> Self {
+        Self { source: Source::Ours(body), guard: None, exchange: None }
+    }
+
+    pub(crate) fn upstream(body: Streamed<RequestBody>, guard: Option<Guard>) -> Self {
+        Self { source: Source::Upstream(body), guard, exchange: None }
+    }
+
+    /// Hands the record over: it is closed when this body has ended or is dropped.
+    pub(crate) fn recording(mut self, mut exchange: Box<Exchange>) -> Self {
+        if self.is_end_stream() {
+            exchange.served();
+        } else {
+            self.exchange = Some(exchange);
+        }
+        self
+    }
+
+    fn ended(&mut self) {
+        self.guard = None;
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.served();
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = match &mut self.source {
+            Source::Ours(body) => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => Poll::Ready(frame.map(|frame| Ok(frame.unwrap_or_else(|never| match never {})))),
+                Poll::Pending => Poll::Pending,
+            },
+            Source::Upstream(body) => Pin::new(body).poll_frame(cx),
+        };
+        let Poll::Ready(frame) = polled else { return Poll::Pending };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(exchange) = &mut self.exchange {
+                    if let Some(data) = frame.data_ref() {
+                        exchange.sent(data.len() as u64);
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        exchange.note_grpc_status(trailers.get("grpc-status"));
+                    }
+                }
+                // A body of known length is not polled again once its last byte is taken.
+                if self.is_end_stream() {
+                    self.ended();
+                }
+            }
+            Some(Err(_)) => {
+                if let Some(guard) = self.guard.take() {
+                    guard.failed(Failure::Reset);
+                }
+                if let Some(mut exchange) = self.exchange.take() {
+                    exchange.broken();
+                }
+            }
+            None => self.ended(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Ours(body) => body.is_end_stream(),
+            Source::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Ours(body) => body.size_hint(),
+            Source::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Holds a request's body back until the backend said `100 Continue` or answered, so that a client which asked first
+/// is not told to go on before the backend agreed (RFC 9110 §10.1.1).
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    open: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        self.open.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.open.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        self.waker.register(cx.waker());
+        if self.open.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// A client's body on its way to an endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestBody(Option<Rc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    incoming: RefCell<Incoming>,
+    touched: Cell<bool>,
+    failed: Cell<bool>,
+    received: Rc<Cell<u64>>,
+    gate: Option<Arc<Gate>>,
+}
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming, received: Rc<Cell<u64>>, gate: Option<Arc<Gate>>) -> Self {
+        if incoming.is_end_stream() {
+            return Self(None);
+        }
+        Self(Some(Rc::new(Shared {
+            incoming: RefCell::new(incoming),
+            touched: Cell::new(false),
+            failed: Cell::new(false),
+            received,
+            gate,
+        })))
+    }
+
+    pub(crate) const fn empty() -> Self {
+        Self(None)
+    }
+
+    /// Whether all of the body is still to be read, so that another attempt can send it.
+    pub(crate) fn untouched(&self) -> bool {
+        self.0.as_ref().is_none_or(|shared| !shared.touched.get())
+    }
+
+    /// Whether reading the body from the client failed: then a failed request is the client's doing.
+    pub(crate) fn failed(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.failed.get())
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(shared) = &self.0 else { return Poll::Ready(None) };
+        if let Some(gate) = &shared.gate
+            && gate.poll_open(cx).is_pending()
+        {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut *shared.incoming.borrow_mut()).poll_frame(cx);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(None) => shared.touched.set(true),
+            Poll::Ready(Some(Ok(frame))) => {
+                shared.touched.set(true);
+                if let Some(data) = frame.data_ref() {
+                    shared.received.set(shared.received.get() + data.len() as u64);
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                shared.touched.set(true);
+                shared.failed.set(true);
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|shared| shared.incoming.borrow().is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |shared| shared.incoming.borrow().size_hint())
+    }
+}

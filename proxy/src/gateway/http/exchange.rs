@@ -1,0 +1,118 @@
+//! One request in flight, as it will be recorded: begun when the head is read, closed when the last byte of the
+//! response has gone or either side gave up. It lives in the response's body, so however the request ends, by its end,
+//! by an error or by being dropped, the record is closed exactly once.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::session::HttpSession;
+use crate::fault::Fault;
+use crate::gateway::refuse::{self, Refused};
+use crate::record::{Event, Outcome, Protocol, Record, Request, Stage};
+
+/// A request in flight.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    session: Rc<HttpSession>,
+    started: Instant,
+    /// Set when the current stage began; the time since goes to that stage when the next begins.
+    mark: Instant,
+    pub(crate) record: Record,
+    /// Counted by the request's body, which lives apart from the response's.
+    pub(crate) received: Rc<Cell<u64>>,
+    settled: bool,
+}
+
+impl Exchange {
+    pub(super) fn begin(session: &Rc<HttpSession>, parts: &http::request::Parts) -> Self {
+        session.request_started();
+        session.gateway.observer.event(Event::RequestStarted);
+        let now = Instant::now();
+        let protocol = if parts.version == http::Version::HTTP_2 { Protocol::Http2 } else { Protocol::Http1 };
+        let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+        Self {
+            session: Rc::clone(session),
+            started: now,
+            mark: now,
+            record: Record {
+                protocol: Some(protocol),
+                request: Some(Box::new(Request {
+                    method: parts.method.clone(),
+                    path: path.into(),
+                    status: None,
+                    grpc_status: None,
+                    user_agent: parts.headers.get(http::header::USER_AGENT).cloned(),
+                    traceparent: parts.headers.get("traceparent").cloned(),
+                    retries: 0,
+                })),
+                ..Record::connection(Arc::clone(&session.peer), SystemTime::now())
+            },
+            received: Rc::default(),
+            settled: false,
+        }
+    }
+
+    /// The stage that just ended took the time since the last one ended.
+    pub(super) fn passed(&mut self, stage: Stage) {
+        let now = Instant::now();
+        self.record.stages[stage as usize] += now - self.mark;
+        self.mark = now;
+    }
+
+    pub(super) fn request(&mut self) -> &mut Request {
+        self.record.request.as_mut().expect("an exchange always records a request")
+    }
+
+    /// Writes down that the gateway itself answers, and why.
+    pub(super) fn refused(&mut self, refused: Refused, grpc: bool) {
+        let (status, grpc_status) = refuse::status(&refused, grpc);
+        self.request().status = Some(status);
+        self.request().grpc_status = grpc_status;
+        self.settled = true;
+        refused.close(&mut self.record);
+    }
+
+    /// The response's body ended as its sender meant it to.
+    pub(super) fn served(&mut self) {
+        self.settle(Outcome::Served);
+    }
+
+    /// The upstream broke off in the middle of the response.
+    pub(super) fn broken(&mut self) {
+        self.settle(Outcome::Refused { stage: Stage::Relay, fault: Fault::Upstream, code: "relay.upstream_reset" });
+    }
+
+    pub(super) fn sent(&mut self, bytes: u64) {
+        self.record.bytes_sent += bytes;
+    }
+
+    /// Reads `grpc-status` from a head or from trailers.
+    pub(super) fn note_grpc_status(&mut self, value: Option<&HeaderValue>) {
+        if let Some(status) = value.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok()) {
+            self.request().grpc_status = Some(status);
+        }
+    }
+
+    fn settle(&mut self, outcome: Outcome) {
+        if !self.settled {
+            self.settled = true;
+            self.record.outcome = outcome;
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.passed(Stage::Relay);
+        self.record.duration = self.started.elapsed();
+        self.record.bytes_received = self.received.get();
+        self.session.gateway.observer.event(Event::RequestEnded);
+        self.session.gateway.observer.closed(&self.record);
+        self.session.request_ended();
+    }
+}

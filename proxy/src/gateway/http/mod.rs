@@ -1,0 +1,281 @@
+//! The request branch: one HTTP session under hyper, and for each request the same words as for a connection.
+//!
+//! **In** a session whose protocol is HTTP/1 or HTTP/2 and the client's identity. **Out** nothing: responses have gone
+//! to the client and records to the observer. **Refuses** per request, in the request's own protocol (`refuse.rs`).
+//!
+//! `ask.rs` reads what is asked for; `request.rs` is the sentence once more, from authorise to relay; `upgrade.rs` is
+//! where a request leaves HTTP; `headers.rs` what changes between hops. (RFC 9110, RFC 9112, RFC 9113.)
+
+pub(super) mod ask;
+pub(crate) mod body;
+pub(crate) mod exchange;
+mod guarded;
+mod headers;
+mod request;
+pub(super) mod session;
+mod upgrade;
+mod websocket;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use self::guarded::{Framing, Guarded};
+use self::session::{HttpSession, Tick};
+use super::standing::Trust;
+use super::Gateway;
+use super::census::Entry;
+use super::refuse::Refused;
+use crate::detect::Naming;
+use crate::drain::Phase;
+use crate::identity::Identity;
+use crate::record::Peer;
+use crate::wire::http1_guard::Limits;
+
+/// How HTTP is served. Keys below `http:` in the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a request's head may take from its first byte.
+    pub header_timeout: Duration,
+    /// How long a session without a request in flight is kept.
+    pub idle_timeout: Duration,
+    /// When a session is asked to end so that its client connects anew, perhaps to another replica.
+    pub max_age: Option<Duration>,
+    /// How long an endpoint may take from request to response head. None: as long as it likes.
+    pub request_timeout: Option<Duration>,
+    /// The largest request head, in bytes.
+    pub max_header_bytes: u32,
+    /// The most header fields in a request.
+    pub max_headers: usize,
+    /// HTTP/2: concurrent streams of one connection.
+    pub max_streams: u32,
+    /// HTTP/2: what one stream may send before it is read, in bytes.
+    pub stream_window_bytes: u32,
+    /// HTTP/2: the same for one connection.
+    pub connection_window_bytes: u32,
+    /// HTTP/2: response bytes buffered per stream.
+    pub max_send_buffer_bytes: usize,
+    /// HTTP/2: how many reset streams may wait to be noticed (rapid reset, CVE-2023-44487).
+    pub max_pending_resets: usize,
+    /// HTTP/2: how many streams may be reset for the client's own errors (CVE-2025-8671).
+    pub max_local_resets: usize,
+    /// HTTP/2: how often the client is asked whether it lives.
+    pub keepalive_interval: Option<Duration>,
+    /// HTTP/2: how long the answer may take.
+    pub keepalive_timeout: Duration,
+    /// How often a request may be sent again when it is certain that it was not processed.
+    pub max_retries: u32,
+    /// Retries as a share of requests, so that a failing service is not hit harder for failing.
+    pub retry_budget: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(600),
+            max_age: None,
+            request_timeout: None,
+            max_header_bytes: 16 * 1024,
+            max_headers: 100,
+            max_streams: 1024,
+            stream_window_bytes: 256 * 1024,
+            connection_window_bytes: 1024 * 1024,
+            max_send_buffer_bytes: 256 * 1024,
+            max_pending_resets: 20,
+            max_local_resets: 1024,
+            keepalive_interval: Some(Duration::from_secs(10)),
+            keepalive_timeout: Duration::from_secs(3),
+            max_retries: 2,
+            retry_budget: 0.2,
+        }
+    }
+}
+
+/// Runs hyper's per-stream futures on the worker's own runtime.
+#[derive(Clone, Copy, Debug)]
+struct OnWorker;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker
+where
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// What a session is served with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) gateway: Rc<Gateway>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) client: Identity,
+    pub(crate) naming: Naming,
+    pub(crate) trust: Trust,
+    pub(crate) census: Entry,
+}
+
+impl Start {
+    fn session(self, framing: Option<Framing>) -> Rc<HttpSession> {
+        Rc::new(HttpSession::new(self, framing))
+    }
+}
+
+/// Serves an HTTP/1 session to its end.
+pub(crate) async fn serve_http1<S>(start: Start, stream: S) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let settings = &start.gateway.http;
+    let limits = Limits { max_head_bytes: settings.max_header_bytes as usize, max_headers: settings.max_headers };
+    let framing = Framing::new(limits);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(None) // the session's own clock tells a slow head from an idle connection
+        .max_headers(settings.max_headers)
+        .max_buf_size((settings.max_header_bytes as usize).max(MIN_HTTP1_BUFFER) + 4096)
+        .pipeline_flush(true);
+    let session = start.session(Some(framing.clone()));
+    let io = TokioIo::new(Guarded::new(stream, framing.clone()));
+    let served = Rc::clone(&session);
+    let connection = builder
+        .serve_connection(io, service_fn(move |request| answer(Rc::clone(&served), request)))
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let how = watch(&session, connection.as_mut(), |connection| connection.graceful_shutdown()).await;
+    Ended { malformed: framing.malformed(), how }
+}
+
+/// Serves an HTTP/2 session to its end. SETTINGS go out at once, before anything is discovered.
+pub(crate) async fn serve_http2<S>(start: Start, stream: S) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let settings = &start.gateway.http;
+    let mut builder = http2::Builder::new(OnWorker);
+    builder
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .initial_stream_window_size(settings.stream_window_bytes)
+        .initial_connection_window_size(settings.connection_window_bytes)
+        .max_concurrent_streams(settings.max_streams)
+        .max_header_list_size(settings.max_header_bytes)
+        .max_send_buf_size(settings.max_send_buffer_bytes)
+        .max_pending_accept_reset_streams(settings.max_pending_resets)
+        .max_local_error_reset_streams(settings.max_local_resets)
+        .keep_alive_interval(settings.keepalive_interval)
+        .keep_alive_timeout(settings.keepalive_timeout);
+    let session = start.session(None);
+    let served = Rc::clone(&session);
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), service_fn(move |request| answer(Rc::clone(&served), request)));
+    let mut connection = pin!(connection);
+    let how = watch(&session, connection.as_mut(), |connection| connection.graceful_shutdown()).await;
+    Ended { malformed: None, how }
+}
+
+/// How an HTTP session ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// What broke RFC 9112, if anything did.
+    pub(crate) malformed: Option<String>,
+    pub(crate) how: How,
+}
+
+/// Who ended an HTTP session.
+#[derive(Debug)]
+pub(crate) enum How {
+    /// The client, or both in agreement.
+    Closed,
+    /// The drain's deadline.
+    Cut,
+    /// The peer lost its trust, for this reason.
+    Distrusted(Refused),
+    /// The transport or the peer's protocol failed.
+    Failed,
+    /// The session's clock: idle.
+    Idle,
+    /// The session's clock: a head that did not arrive.
+    SlowHead,
+}
+
+/// hyper wants at least this for its read buffer, in bytes.
+const MIN_HTTP1_BUFFER: usize = 8192;
+
+/// How often a session's clock is looked at: coarse, since a timer a request would cost more than it tells.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Drives a connection while looking at the drain and at the session's clock.
+async fn watch<C>(session: &HttpSession, mut connection: std::pin::Pin<&mut C>, retire: fn(std::pin::Pin<&mut C>)) -> How
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut phases = session.gateway.drain.clone();
+    let mut until = Phase::Draining;
+    let mut retired = false;
+    let mut deadline: Option<Instant> = None;
+    let mut reason: Option<Refused> = None;
+    let mut distrusted = pin!(session.trust.lost());
+    let mut clock = interval(TICK);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => {
+                return match ended {
+                    Ok(()) => reason.map_or(How::Closed, How::Distrusted),
+                    Err(error) => {
+                        tracing::debug!(stage = "relay", error = %error, "HTTP session ended");
+                        How::Failed
+                    }
+                };
+            }
+            () = phases.reached(until) => {
+                if until == Phase::Cut {
+                    return How::Cut;
+                }
+                until = Phase::Cut;
+                retired = true;
+                retire(connection.as_mut());
+            }
+            refused = distrusted.as_mut(), if deadline.is_none() => {
+                deadline = Some(Instant::now() + session.gateway.distrust_deadline);
+                reason = Some(refused);
+                retired = true;
+                retire(connection.as_mut());
+            }
+            _ = clock.tick() => match session.tick(Instant::now()) {
+                _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                    return reason.map_or(How::Cut, How::Distrusted);
+                }
+                Tick::Fine => {}
+                Tick::SlowHead => return How::SlowHead,
+                Tick::Idle => return How::Idle,
+                Tick::Retire if retired => {}
+                Tick::Retire => {
+                    retired = true;
+                    retire(connection.as_mut());
+                }
+            },
+        }
+    }
+}
+
+/// hyper's service: a request in, a response out, never an error.
+async fn answer(
+    session: Rc<HttpSession>,
+    request: http::Request<hyper::body::Incoming>,
+) -> Result<http::Response<body::Body>, Infallible> {
+    Ok(request::handle(session, request).await)
+}

@@ -1,0 +1,281 @@
+//! One request, top to bottom: **authorise → route → balance → connect → relay**, as for a connection, under hyper.
+//!
+//! **In** a request and its session. **Out** a response: the endpoint's, the probe's, or a refusal. Its record closes
+//! with the last byte of the response. A request is sent again only when it is certain that no endpoint processed it,
+//! while its body is still unread, and within the budget (RFC 9110 §9.2.2, RFC 9113 §8.7).
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::{EXPECT, FORWARDED, HOST, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::uri::{PathAndQuery, Scheme};
+use http::{Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::ask::Ask;
+use super::body::{Body, Gate, RequestBody};
+use super::exchange::Exchange;
+use super::session::HttpSession;
+use super::{headers, upgrade};
+use crate::balance::{Failure, Guard, Pick};
+use crate::connect::{Streamed, Version};
+use crate::endpoint::Speaks;
+use crate::fault::Fault;
+use crate::gateway::refuse::{self, Refused};
+use crate::gateway::Routed;
+use crate::record::{Event, Stage};
+use crate::wire::forwarded;
+
+/// Answers one request. A panic on the way is this request's alone.
+pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
+    let observer = Rc::clone(&session.gateway.observer);
+    match AssertUnwindSafe(answered(session, request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            observer.event(Event::Panicked);
+            let refused = Refused::new(Stage::Relay, Fault::Ours, "relay.panic", "a bug ended this request");
+            refuse::response(&refused, false)
+        }
+    }
+}
+
+async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    let mut exchange = Box::new(Exchange::begin(&session, &parts));
+    let grpc = parts.version == http::Version::HTTP_2
+        && parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+    if let Some(response) = probe(&session, &parts) {
+        exchange.request().status = Some(response.status().as_u16());
+        return response.map(|body| Body::ours(body).recording(exchange));
+    }
+    let asked = Ask::read(&mut parts, &session.naming, session.gateway.route.default_port);
+    let answered = match asked {
+        Ok(ask) => {
+            exchange.record.target = Some(ask.target.clone());
+            proceed(&session, ask, parts, body, &mut exchange).await
+        }
+        Err(error) => Err(Refused::from(error)),
+    };
+    match answered {
+        Ok(response) => {
+            exchange.request().status = Some(response.status().as_u16());
+            exchange.note_grpc_status(response.headers().get("grpc-status"));
+            response.map(|body| body.recording(exchange))
+        }
+        Err(refused) => {
+            let response = refuse::response(&refused, grpc);
+            exchange.refused(refused, grpc);
+            response
+        }
+    }
+}
+
+/// The probe, asked for on the gateway port by its own authority: for sites that can expose one port only.
+fn probe(session: &HttpSession, parts: &Parts) -> Option<Response<Full<Bytes>>> {
+    let wanted = session.gateway.probe_authority.as_ref()?;
+    let host = parts.uri.host().or_else(|| {
+        let host = parts.headers.get(HOST)?.to_str().ok()?;
+        Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
+    })?;
+    host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(wanted.as_str()).then(|| session.gateway.probe.answer(parts))
+}
+
+async fn proceed(
+    session: &Rc<HttpSession>,
+    ask: Ask,
+    mut parts: Parts,
+    body: Incoming,
+    exchange: &mut Box<Exchange>,
+) -> Result<Response<Body>, Refused> {
+    let gateway = &session.gateway;
+    exchange.passed(Stage::Detect);
+
+    let admitted = gateway.admit_request(session, &ask, &parts);
+    exchange.passed(Stage::Authorise);
+    let (admitted, rule) = admitted?;
+    exchange.record.rule = rule;
+
+    let own = gateway.credentials.load().identity().clone();
+    let says_us = forwarded::names_us(parts.headers.get_all(FORWARDED), &own);
+    crate::route::loops(&own, Some(&session.client), says_us)?;
+    let routed = gateway.route(admitted).await;
+    exchange.passed(Stage::Route);
+    let routed = routed?;
+
+    headers::identify(&mut parts.headers, &own, &session.client, &ask.target);
+    if ask.leaves.is_some() {
+        return upgrade::proceed(session, ask, routed, parts, body, exchange).await;
+    }
+    headers::strip_hop_by_hop(&mut parts.headers);
+
+    let gate = expects_continue(&mut parts);
+    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone());
+    let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
+    let (response, guard) = deliver(session, &ask, &routed, (head, body), gate, exchange).await?;
+    Ok(to_client(response, guard, &ask))
+}
+
+/// Balance, connect and send, again while that is safe and within the budget.
+async fn deliver(
+    session: &Rc<HttpSession>,
+    ask: &Ask,
+    routed: &Routed,
+    (mut head, body): (Head, RequestBody),
+    gate: Option<Arc<Gate>>,
+    exchange: &mut Box<Exchange>,
+) -> Result<(Response<Streamed<RequestBody>>, Guard), Refused> {
+    let gateway = &session.gateway;
+    gateway.retries.request();
+    let mut avoid = Vec::new();
+    loop {
+        let pick = routed.pick(&avoid).await;
+        exchange.passed(Stage::Balance);
+        let pick = pick?;
+        exchange.record.endpoint = Some(pick.endpoint.addr);
+        let version = upstream_version(ask, &pick)?;
+        let tried = exchange.request().retries;
+        let may_retry = tried < gateway.http.max_retries;
+        // HTTP/2 may hand a request back after it was sent (REFUSED_STREAM, GOAWAY): only then is a copy needed.
+        let copy = (may_retry && version == Version::Http2 && body.untouched()).then(|| head.headers.clone());
+        let request = outgoing(&head.method, &head.uri, head.headers, ask, version, body.clone());
+        let request = hold_back(request, gate.as_ref(), version);
+        let sent = gateway.send(&pick.endpoint, request, version).await;
+        exchange.passed(Stage::Connect);
+        let error = match sent {
+            Ok(response) => {
+                if let Some(gate) = &gate {
+                    gate.open();
+                }
+                pick.guard.first_byte();
+                if response.status().is_server_error() {
+                    pick.guard.failed(Failure::Status5xx);
+                } else {
+                    pick.guard.succeeded();
+                }
+                return Ok((response, pick.guard));
+            }
+            Err(error) => error,
+        };
+        if body.failed() {
+            return Err(Refused::new(Stage::Relay, Fault::Client, "relay.request_malformed", "the client's body broke off"));
+        }
+        pick.guard.failed(error.failure);
+        let again = error.retry_is_safe && may_retry && body.untouched();
+        let kept = error.returned.or(copy).filter(|_| again && gateway.retries.take());
+        let Some(headers) = kept else { return Err(error.refused) };
+        head.headers = headers;
+        gateway.observer.event(Event::Retried);
+        exchange.request().retries = tried + 1;
+        avoid.push(pick.endpoint.addr);
+    }
+}
+
+/// A request's head, apart from its body.
+struct Head {
+    method: http::Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+/// HTTP/2 requests go on as HTTP/2 and HTTP/1 requests as HTTP/1, unless the endpoint says what it speaks.
+fn upstream_version(ask: &Ask, pick: &Pick) -> Result<Version, Refused> {
+    match pick.endpoint.speaks {
+        Speaks::AsClient if ask.version == http::Version::HTTP_2 => Ok(Version::Http2),
+        Speaks::AsClient | Speaks::Http1 => Ok(Version::Http1),
+        Speaks::Http2 => Ok(Version::Http2),
+        Speaks::Opaque => {
+            let detail = "an opaque service was asked for by HTTP";
+            Err(Refused::new(Stage::Relay, Fault::Client, "relay.opaque_service", detail))
+        }
+    }
+}
+
+/// A request for the endpoint: the form of the target and `host` follow the version spoken there.
+pub(super) fn outgoing(
+    method: &http::Method,
+    uri: &Uri,
+    headers: HeaderMap,
+    ask: &Ask,
+    version: Version,
+    body: RequestBody,
+) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = method.clone();
+    *request.headers_mut() = headers;
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    match version {
+        Version::Http2 => {
+            // `:authority` stays what an HTTP/2 client wrote; an HTTP/1 one gets what its `host` would have become.
+            let kept = uri.authority().filter(|_| ask.version == http::Version::HTTP_2).cloned();
+            let mut parts = http::uri::Parts::default();
+            parts.scheme = Some(uri.scheme().cloned().unwrap_or(Scheme::HTTP));
+            parts.authority = Some(kept.unwrap_or_else(|| authority_of(&headers::host_of(&ask.target))));
+            parts.path_and_query = Some(path);
+            *request.version_mut() = http::Version::HTTP_2;
+            *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a valid URI");
+            request.headers_mut().remove(HOST);
+        }
+        Version::Http1 => {
+            *request.uri_mut() = Uri::from(path);
+            request.headers_mut().insert(HOST, headers::host_of(&ask.target));
+        }
+    }
+    request
+}
+
+/// Where the client waits for `100 Continue`, lets its body go when the endpoint says so, or after a moment: old servers
+/// never say it, and over HTTP/2 flow control does what it is for.
+fn hold_back(mut request: Request<RequestBody>, gate: Option<&Arc<Gate>>, version: Version) -> Request<RequestBody> {
+    let Some(gate) = gate.map(Arc::clone) else { return request };
+    if version == Version::Http2 {
+        gate.open();
+        return request;
+    }
+    request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+    let patience = Arc::downgrade(&gate);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(CONTINUE_PATIENCE).await;
+        if let Some(gate) = patience.upgrade() {
+            gate.open();
+        }
+    });
+    hyper::ext::on_informational(&mut request, move |response| {
+        if response.status() == http::StatusCode::CONTINUE {
+            gate.open();
+        }
+    });
+    request
+}
+
+/// How long an endpoint's `100 Continue` is waited for. What curl waits before it sends its body unasked.
+const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
+
+fn authority_of(host: &HeaderValue) -> http::uri::Authority {
+    http::uri::Authority::try_from(host.as_bytes()).expect("a validated name is a valid authority")
+}
+
+/// Takes `expect: 100-continue` off and gives the gate that holds the body back in its stead.
+fn expects_continue(parts: &mut Parts) -> Option<Arc<Gate>> {
+    let expects = parts.headers.get(EXPECT)?.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    parts.headers.remove(EXPECT);
+    expects.then(Arc::<Gate>::default)
+}
+
+/// The endpoint's response, fit for the client.
+fn to_client(response: Response<Streamed<RequestBody>>, guard: Guard, ask: &Ask) -> Response<Body> {
+    let mut response = response.map(|body| Body::upstream(body, Some(guard)));
+    headers::clean_response(response.headers_mut());
+    if let Some(mark) = &ask.orig_proto {
+        response.headers_mut().insert(headers::L5D_ORIG_PROTO, mark.clone());
+    }
+    // hyper writes the version of the client's connection; the endpoint's must not leak into it.
+    *response.version_mut() = http::Version::default();
+    response.extensions_mut().clear();
+    response
+}

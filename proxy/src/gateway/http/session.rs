@@ -1,0 +1,94 @@
+//! One HTTP session: what its requests share, and the clock that watches it.
+//!
+//! A session ends by itself when it is idle or its head dawdles, and politely when the process drains or its age is
+//! reached: HTTP/2 by GOAWAY in two steps (RFC 9113 §6.8), HTTP/1 by `connection: close` after the current exchange.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Start;
+use super::guarded::Framing;
+use crate::detect::Naming;
+use crate::gateway::Gateway;
+use crate::gateway::census::Entry;
+use crate::gateway::standing::Trust;
+use crate::identity::Identity;
+use crate::record::Peer;
+
+/// What the requests of one session share.
+#[derive(Debug)]
+pub(crate) struct HttpSession {
+    pub(crate) gateway: Rc<Gateway>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) client: Identity,
+    pub(crate) naming: Naming,
+    pub(crate) trust: Trust,
+    /// Present on HTTP/1.
+    pub(super) framing: Option<Framing>,
+    census: Entry,
+    active: Cell<u32>,
+    opened: Instant,
+    idle_since: Cell<Instant>,
+}
+
+/// What the session's clock says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Tick {
+    /// Nothing is due.
+    Fine,
+    /// It has lived long enough: no new requests, the current ones finish.
+    Retire,
+    /// A request's head takes too long.
+    SlowHead,
+    /// Nothing has happened for too long.
+    Idle,
+}
+
+impl HttpSession {
+    pub(super) fn new(start: Start, framing: Option<Framing>) -> Self {
+        let now = Instant::now();
+        let Start { gateway, peer, client, naming, trust, census } = start;
+        Self {
+            gateway,
+            peer,
+            client,
+            naming,
+            trust,
+            framing,
+            census,
+            active: Cell::new(0),
+            opened: now,
+            idle_since: Cell::new(now),
+        }
+    }
+
+    pub(super) fn request_started(&self) {
+        self.census.request();
+        self.active.set(self.active.get() + 1);
+    }
+
+    pub(super) fn request_ended(&self) {
+        self.active.set(self.active.get().saturating_sub(1));
+        self.idle_since.set(Instant::now());
+    }
+
+    pub(super) fn tick(&self, now: Instant) -> Tick {
+        let settings = &self.gateway.http;
+        let over = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
+        let head_since = self.framing.as_ref().and_then(Framing::head_since);
+        if head_since.is_some_and(|since| over(since, settings.header_timeout)) {
+            return Tick::SlowHead;
+        }
+        if self.active.get() == 0 && over(self.idle_since.get(), settings.idle_timeout) {
+            return Tick::Idle;
+        }
+        if settings.max_age.is_some_and(|age| over(self.opened, age)) {
+            return Tick::Retire;
+        }
+        Tick::Fine
+    }
+}

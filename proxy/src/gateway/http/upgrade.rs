@@ -1,0 +1,255 @@
+//! Requests that leave HTTP: CONNECT, `Upgrade`, extended CONNECT; and the same between the versions.
+//!
+//! **In** a request that asked to leave, already routed. **Out** the answer that lets it go (101 over HTTP/1, 200 for
+//! CONNECT and over HTTP/2) and, beside it, a relay between the two sides; or the endpoint's own refusal, passed on.
+//! (RFC 9110 §7.8 and §9.3.6, RFC 8441, RFC 6455.)
+//!
+//! | client | endpoint | what travels |
+//! |---|---|---|
+//! | CONNECT | bytes | a connection to the endpoint, no HTTP behind us |
+//! | h1 `Upgrade` | h1 | as it is |
+//! | h1 `Upgrade: websocket` | h2 | extended CONNECT; the accept key is made here |
+//! | h2 extended CONNECT | h1 | `Upgrade` with a key made here, its answer checked here |
+//! | h2 extended CONNECT | h2 | as it is |
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::ask::{Ask, Leaves};
+use super::body::{Body, RequestBody};
+use super::exchange::Exchange;
+use super::request::outgoing;
+use super::session::HttpSession;
+use super::{headers, websocket};
+use crate::balance::Guard;
+use crate::connect::{Streamed, Version};
+use crate::endpoint::Speaks;
+use crate::fault::Fault;
+use crate::gateway::Routed;
+use crate::gateway::refuse::Refused;
+use crate::gateway::standing::{Standing, Upgraded};
+use crate::gateway::tcp::{self, Line};
+use crate::record::Stage;
+
+/// Lets one request leave HTTP.
+pub(super) async fn proceed(
+    session: &Rc<HttpSession>,
+    ask: Ask,
+    routed: Routed,
+    mut parts: Parts,
+    body: Incoming,
+    exchange: &mut Box<Exchange>,
+) -> Result<Response<Body>, Refused> {
+    let upgraded = Upgraded {
+        method: parts.method.clone(),
+        path: parts.uri.path().into(),
+        host: parts.uri.host().map(Into::into),
+        headers: parts.headers.clone(),
+    };
+    let standing = session.gateway.standing(session, routed.target(), upgraded);
+    let client = hyper::upgrade::on(Request::from_parts(parts.clone(), body));
+    match ask.leaves.clone() {
+        None | Some(Leaves::Connect) => connect(session, routed, client, standing, exchange).await,
+        Some(Leaves::Upgrade(protocol)) => {
+            headers::strip_hop_by_hop(&mut parts.headers);
+            switch(session, Switch { ask, routed, parts, client, standing, protocol, over_h2: false }, exchange).await
+        }
+        Some(Leaves::Extended(protocol)) => {
+            headers::strip_hop_by_hop(&mut parts.headers);
+            switch(session, Switch { ask, routed, parts, client, standing, protocol, over_h2: true }, exchange).await
+        }
+    }
+}
+
+/// CONNECT: the authority names a TCP target; the endpoint gets the bytes.
+async fn connect(
+    session: &Rc<HttpSession>,
+    routed: Routed,
+    client: OnUpgrade,
+    standing: Standing,
+    exchange: &mut Box<Exchange>,
+) -> Result<Response<Body>, Refused> {
+    let gateway = &session.gateway;
+    let (stream, guard, endpoint) = tcp::open(gateway, &routed).await?;
+    exchange.passed(Stage::Connect);
+    exchange.record.endpoint = Some(endpoint);
+    join(session, standing, client, (stream, endpoint), guard);
+    Ok(Response::new(Body::empty()))
+}
+
+/// What a switch of protocols needs.
+struct Switch {
+    ask: Ask,
+    routed: Routed,
+    parts: Parts,
+    client: OnUpgrade,
+    standing: Standing,
+    protocol: HeaderValue,
+    /// Whether the client asked by extended CONNECT.
+    over_h2: bool,
+}
+
+async fn switch(
+    session: &Rc<HttpSession>,
+    switch: Switch,
+    exchange: &mut Box<Exchange>,
+) -> Result<Response<Body>, Refused> {
+    let gateway = &session.gateway;
+    let Switch { ask, routed, parts, client, standing, protocol, over_h2 } = switch;
+    let pick = routed.pick(&[]).await?;
+    exchange.passed(Stage::Balance);
+    exchange.record.endpoint = Some(pick.endpoint.addr);
+    let to_h2 = match pick.endpoint.speaks {
+        Speaks::Http2 => true,
+        Speaks::AsClient | Speaks::Http1 => false,
+        Speaks::Opaque => return Err(unsupported("an opaque service was asked for by HTTP")),
+    };
+    let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+    if (to_h2 || over_h2) && !websocket {
+        return Err(unsupported("only WebSocket crosses between HTTP/1 and HTTP/2"));
+    }
+    let client_key = parts.headers.get(SEC_WEBSOCKET_KEY).cloned();
+    let (request, our_key) = if to_h2 { extended(&parts, &ask) } else { upgrade(&parts, &ask, &protocol, over_h2) };
+    let version = if to_h2 { Version::Http2 } else { Version::Http1 };
+    let answer = gateway.send(&pick.endpoint, request, version).await;
+    exchange.passed(Stage::Connect);
+    let mut answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            pick.guard.failed(error.failure);
+            return Err(error.refused);
+        }
+    };
+    pick.guard.first_byte();
+    let agreed = answer.status() == if to_h2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+    if !agreed {
+        pick.guard.succeeded();
+        return Ok(declined(session, answer));
+    }
+    if let Some(key) = our_key
+        && answer.headers().get(SEC_WEBSOCKET_ACCEPT) != Some(&websocket::accept(&key))
+    {
+        return Err(Refused::new(Stage::Relay, Fault::Upstream, "relay.upgrade_refused", "the endpoint's sec-websocket-accept does not answer our key"));
+    }
+    let upstream = hyper::upgrade::on(&mut answer);
+    let response = agreed_response(&answer, &protocol, client_key.as_ref(), over_h2);
+    if let Some(framing) = &session.framing {
+        framing.upgraded();
+    }
+    let upstream = async move { upstream.await.map(TokioIo::new) };
+    let endpoint = pick.endpoint.addr;
+    join_later(session, standing, client, (upstream, endpoint), (pick.guard, answer.into_body()));
+    Ok(response)
+}
+
+fn unsupported(detail: &str) -> Refused {
+    Refused::new(Stage::Relay, Fault::Client, "relay.upgrade_unsupported", detail)
+}
+
+/// Extended CONNECT towards an HTTP/2 endpoint (RFC 8441 §4). The key is meaningless there.
+fn extended(parts: &Parts, ask: &Ask) -> (Request<RequestBody>, Option<HeaderValue>) {
+    let mut request = outgoing(&parts.method, &parts.uri, parts.headers.clone(), ask, Version::Http2, RequestBody::empty());
+    *request.method_mut() = Method::CONNECT;
+    request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+    request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+    request.headers_mut().remove(CONTENT_LENGTH);
+    (request, None)
+}
+
+/// `Upgrade` towards an HTTP/1 endpoint, with a key of ours when the client came by HTTP/2 and has none.
+fn upgrade(parts: &Parts, ask: &Ask, protocol: &HeaderValue, over_h2: bool) -> (Request<RequestBody>, Option<HeaderValue>) {
+    let mut request = outgoing(&parts.method, &parts.uri, parts.headers.clone(), ask, Version::Http1, RequestBody::empty());
+    if over_h2 {
+        *request.method_mut() = Method::GET;
+    }
+    let headers = request.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol.clone());
+    headers.remove(CONTENT_LENGTH);
+    if !over_h2 {
+        return (request, None);
+    }
+    let key = websocket::key();
+    headers.insert(SEC_WEBSOCKET_KEY, key.clone());
+    headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+    (request, Some(key))
+}
+
+/// The endpoint stays with HTTP: its answer goes to the client as it is. On HTTP/1 the connection ends with it when the
+/// client has already sent bytes in the new protocol: they must not be read as a request.
+fn declined(session: &HttpSession, answer: Response<Streamed<RequestBody>>) -> Response<Body> {
+    let mut response = answer.map(|body| Body::upstream(body, None));
+    headers::clean_response(response.headers_mut());
+    *response.version_mut() = http::Version::default();
+    if session.framing.as_ref().is_some_and(|framing| !framing.declined()) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn agreed_response(
+    answer: &Response<Streamed<RequestBody>>,
+    protocol: &HeaderValue,
+    client_key: Option<&HeaderValue>,
+    over_h2: bool,
+) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.headers_mut() = answer.headers().clone();
+    headers::clean_response(response.headers_mut());
+    response.headers_mut().remove(TRANSFER_ENCODING);
+    response.headers_mut().remove(CONTENT_LENGTH);
+    if over_h2 {
+        response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+        return response;
+    }
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(UPGRADE, protocol.clone());
+    if !response.headers().contains_key(SEC_WEBSOCKET_ACCEPT)
+        && let Some(key) = client_key
+    {
+        response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, websocket::accept(key));
+    }
+    response
+}
+
+fn join<U>(session: &Rc<HttpSession>, standing: Standing, client: OnUpgrade, (upstream, at): (U, SocketAddr), guard: Guard)
+where
+    U: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    if let Some(framing) = &session.framing {
+        framing.upgraded();
+    }
+    join_later(session, standing, client, (std::future::ready(Ok(upstream)), at), guard);
+}
+
+/// Waits until both sides have left HTTP, then relays between them as an opaque connection with a record of its own.
+fn join_later<U>(
+    session: &Rc<HttpSession>,
+    standing: Standing,
+    client: OnUpgrade,
+    (upstream, endpoint): (impl Future<Output = hyper::Result<U>> + 'static, SocketAddr),
+    held: impl std::fmt::Debug + 'static,
+) where
+    U: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let line = Line::new(&session.gateway, &session.peer, standing, endpoint);
+    tokio::task::spawn_local(async move {
+        match futures_util::future::try_join(client, upstream).await {
+            Ok((client, upstream)) => line.relay(TokioIo::new(client), upstream).await,
+            Err(error) => tracing::debug!(stage = "relay", %error, "an upgrade was agreed but never happened"),
+        }
+        drop(held); // until here the endpoint counts as busy, and its stream as open
+    });
+}

@@ -1,0 +1,207 @@
+//! What a peer sees when it is refused: one table from the reason's code to the protocol's own words.
+//!
+//! **In** a stage's error, as a [`Refused`]. **Out** an HTTP response, or a gRPC trailers-only response, or nothing at
+//! all (opaque connections and broken handshakes are closed). What is shown never holds an internal address.
+//! (Linkerd wire document §4.8; gRPC over HTTP/2, "Responses"; RFC 9110 §15.)
+//!
+//! Unlike Linkerd's gateway no row ends the whole multiplexed connection: a failing backend is no reason to take the
+//! requests of other clients along. `l5d-proxy-connection: close` is still said where Linkerd says it, as that is
+//! advice to the proxy in front of the application.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::http::body::Body;
+use crate::fault::{Fault, Refusal};
+use crate::record::{Outcome, Record, Stage};
+
+/// A refusal on its way to the record and the peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) stage: Stage,
+    pub(crate) fault: Fault,
+    pub(crate) code: &'static str,
+    /// For the log: the error and its causes. Not for the peer.
+    pub(crate) detail: String,
+    pub(crate) retry_is_safe: bool,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Refused {
+    pub(crate) fn new(stage: Stage, fault: Fault, code: &'static str, detail: &str) -> Self {
+        Self { stage, fault, code, detail: detail.to_owned(), retry_is_safe: false, retry_after: None }
+    }
+
+    /// Writes into the record how it ended, and why in words for the log.
+    pub(crate) fn close(self, record: &mut Record) {
+        record.outcome = Outcome::Refused { stage: self.stage, fault: self.fault, code: self.code };
+        record.detail = Some(self.detail.into());
+    }
+}
+
+impl<E: Refusal> From<E> for Refused {
+    fn from(error: E) -> Self {
+        let mut detail = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !detail.contains(&text) {
+                detail.push_str(": ");
+                detail.push_str(&text);
+            }
+            cause = error.source();
+        }
+        Self {
+            stage: stage_of(error.code()),
+            fault: error.fault(),
+            code: error.code(),
+            detail,
+            retry_is_safe: error.retry_is_safe(),
+            retry_after: error.retry_after(),
+        }
+    }
+}
+
+/// The first part of a code is its stage.
+fn stage_of(code: &str) -> Stage {
+    let word = code.split('.').next().unwrap_or(code);
+    Stage::ALL.into_iter().find(|stage| stage.as_str() == word).unwrap_or(Stage::Relay)
+}
+
+/// What one code looks like to a peer.
+struct Answer {
+    status: u16,
+    grpc: u8,
+    text: &'static str,
+    /// Whether the proxy in front of the application is advised to close the application's connection.
+    advise_close: bool,
+}
+
+const fn row(status: u16, grpc: u8, text: &'static str, advise_close: bool) -> Answer {
+    Answer { status, grpc, text, advise_close }
+}
+
+/// The table. gRPC codes: 3 INVALID_ARGUMENT, 4 DEADLINE_EXCEEDED, 5 NOT_FOUND, 7 PERMISSION_DENIED,
+/// 8 RESOURCE_EXHAUSTED, 10 ABORTED, 12 UNIMPLEMENTED, 13 INTERNAL, 14 UNAVAILABLE.
+fn answer(refused: &Refused) -> Answer {
+    match refused.code {
+        "authorise.ambiguous_path" => row(400, 3, "ambiguous request path", false),
+        "authorise.not_exported" => row(404, 5, "service is not exported", false),
+        "authorise.rate_limited" | "authorise.concurrency" | "authorise.connections" => {
+            row(429, 8, "client limit exceeded", false)
+        }
+        code if code.starts_with("authorise.") => row(403, 7, "unauthorized request on route", false),
+        "route.suffix" | "route.unknown_service" => row(404, 5, "bad gateway domain", false),
+        "route.loop" => row(508, 10, "gateway loop detected", true),
+        "route.ipv6_literal" => row(400, 3, "services are named, an IPv6 address names none", false),
+        "route.no_authority" | "route.bad_authority" => row(400, 3, "the request names no service", false),
+        "route.discovery_timeout" => row(504, 4, "service discovery timed out", true),
+        "route.capacity" => row(503, 14, "too many services under discovery", true),
+        "balance.failfast_wait" | "balance.no_endpoint" => row(504, 4, "logical service in fail-fast", true),
+        code if code.starts_with("balance.") => row(503, 14, "service unavailable", true),
+        "connect.timeout" => row(504, 4, "connect timed out", true),
+        "connect.pool_full" => row(503, 14, "service unavailable", true),
+        code if code.starts_with("connect.") => row(502, 14, "connection to the service failed", true),
+        "relay.request_malformed" => row(400, 3, "malformed request", false),
+        "relay.upgrade_unsupported" => row(501, 12, "the service does not support this upgrade", false),
+        "relay.opaque_service" => row(501, 12, "the service does not speak HTTP", false),
+        "relay.request_timeout" => row(504, 4, "request timed out", true),
+        "relay.overloaded" => row(503, 14, "service unavailable", true),
+        _ => match refused.fault {
+            Fault::Client => row(400, 3, "malformed request", false),
+            Fault::Policy => row(403, 7, "unauthorized request on route", false),
+            Fault::Upstream => row(502, 14, "the service closed the connection", true),
+            Fault::Ours => row(500, 13, "unexpected error", true),
+        },
+    }
+}
+
+/// The response for a refused request.
+pub(crate) fn response(refused: &Refused, grpc: bool) -> Response<Body> {
+    let answer = answer(refused);
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    if let Some(wait) = refused.retry_after {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
+    if grpc {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(u16::from(answer.grpc)));
+        headers.insert("grpc-message", grpc_message(answer.text));
+    }
+    headers.insert("l5d-proxy-error", HeaderValue::from_static(answer.text));
+    if answer.advise_close {
+        headers.insert("l5d-proxy-connection", HeaderValue::from_static("close"));
+    }
+    *response.status_mut() = if grpc {
+        StatusCode::OK
+    } else {
+        StatusCode::from_u16(answer.status).expect("the table holds valid status codes only")
+    };
+    response
+}
+
+/// The status that a refusal is recorded under.
+pub(crate) fn status(refused: &Refused, grpc: bool) -> (u16, Option<u16>) {
+    let answer = answer(refused);
+    if grpc { (200, Some(u16::from(answer.grpc))) } else { (answer.status, None) }
+}
+
+/// Percent-encodes as the gRPC protocol demands of `grpc-message`: all but printable ASCII, and `%`.
+fn grpc_message(text: &str) -> HeaderValue {
+    let mut encoded = Vec::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            encoded.push(byte);
+        } else {
+            encoded.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+    HeaderValue::from_maybe_shared(Bytes::from(encoded)).expect("percent-encoded text is a valid field value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: &'static str, fault: Fault) -> Refused {
+        Refused::new(stage_of(code), fault, code, "")
+    }
+
+    #[test]
+    fn http_and_grpc_see_the_same_reason_in_their_own_words() {
+        let loops = refused("route.loop", Fault::Client);
+        let http = response(&loops, false);
+        assert_eq!(http.status(), 508);
+        assert_eq!(http.headers()["l5d-proxy-error"], "gateway loop detected");
+        assert_eq!(http.headers()["l5d-proxy-connection"], "close");
+        assert!(!http.headers().contains_key("connection"));
+        let grpc = response(&loops, true);
+        assert_eq!(grpc.status(), 200);
+        assert_eq!(grpc.headers()["grpc-status"], "10");
+        assert_eq!(grpc.headers()["content-type"], "application/grpc");
+    }
+
+    #[test]
+    fn limits_say_when_to_come_back() {
+        let mut limited = refused("authorise.rate_limited", Fault::Policy);
+        limited.retry_after = Some(Duration::from_millis(1200));
+        assert_eq!(response(&limited, false).headers()["retry-after"], "2");
+    }
+
+    #[test]
+    fn codes_name_their_stage() {
+        for stage in Stage::ALL {
+            assert_eq!(stage_of(&format!("{}.x", stage.as_str())), stage);
+        }
+    }
+
+    #[test]
+    fn messages_are_percent_encoded() {
+        assert_eq!(grpc_message("50% of\nit"), "50%25 of%0Ait");
+    }
+}
