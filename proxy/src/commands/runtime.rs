@@ -9,7 +9,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// The control runtime: acceptor, probe, admin, sources. Two threads, so that a slow answer of one does not hold the
 /// others; the workers have their own.
 pub(super) fn control() -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build().context("the control runtime")
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("the control runtime")
 }
 
 /// SIGTERM and SIGINT alike.

@@ -170,7 +170,11 @@ fn errno(error: &io::Error) -> &'static str {
 }
 
 /// Reads the PROXY header of a connection that comes from a network configured to send one.
-pub(super) async fn proxied(socket: &mut TcpStream, peer: ClientAddr, settings: &Settings) -> Result<ClientAddr, Error> {
+pub(super) async fn proxied(
+    socket: &mut TcpStream,
+    peer: ClientAddr,
+    settings: &Settings,
+) -> Result<ClientAddr, Error> {
     if !settings.proxy_networks.iter().any(|network| network.contains(&peer.0.ip())) {
         return Ok(peer);
     }

@@ -72,7 +72,7 @@ pub(super) async fn open(gateway: &Rc<Gateway>, routed: &Routed) -> Result<(Upst
                 return Ok((stream, pick.guard, pick.endpoint.addr));
             }
             Err(error) => {
-                pick.guard.failed(Failure::Connect);
+                gateway.failed(&pick.guard, Failure::Connect);
                 avoid.push(pick.endpoint.addr);
                 if avoid.len() > gateway.http.max_retries as usize {
                     return Err(error.into());

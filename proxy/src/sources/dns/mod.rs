@@ -54,6 +54,10 @@ pub struct Settings {
     pub concurrency: usize,
     /// Endpoints taken of one answer.
     pub max_endpoints: usize,
+    /// Whether services found here count as exported; DNS itself cannot say.
+    pub exported: bool,
+    /// What their endpoints speak.
+    pub speaks: Speaks,
     /// Take addresses that lead to this host or its link. Never from a real server: a name that points at the gateway
     /// itself would open its inner ports to everybody who may reach that name.
     pub allow_local: bool,
@@ -73,6 +77,8 @@ impl Default for Settings {
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30), jitter: 0.3 },
             concurrency: 64,
             max_endpoints: 1000,
+            exported: false,
+            speaks: Speaks::AsClient,
             allow_local: false,
         }
     }
@@ -169,7 +175,8 @@ async fn follow(inner: Arc<Inner>, service: Weak<Service>) {
                 inner.failures.fetch_add(1, Ordering::Relaxed);
                 (None, inner.settings.backoff.after(failures))
             }
-            Answer::Found { endpoints, ttl } => {
+            Answer::Found { mut endpoints, ttl } => {
+                endpoints.list.iter_mut().for_each(|endpoint| endpoint.speaks = inner.settings.speaks);
                 (Some(State::Known(Arc::new(endpoints))), inner.refresh(ttl, inner.settings.max_ttl))
             }
             Answer::Missing { ttl } => (Some(State::Missing), inner.refresh(ttl, inner.settings.max_negative_ttl)),
@@ -178,7 +185,7 @@ async fn follow(inner: Arc<Inner>, service: Weak<Service>) {
             failures = 0;
             let now = u64::try_from(inner.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
             inner.answered.store(now + 1, Ordering::Relaxed);
-            if !service.publish(inner.claim, true, state) {
+            if !service.publish(inner.claim, inner.settings.exported, state) {
                 return;
             }
         }
