@@ -1,7 +1,5 @@
 //! What `run` and `demo` share: the runtime for everything but data, and the signals that end a process.
 
-use std::future::Future;
-
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,12 +28,10 @@ impl Stop {
     }
 
     /// Ends at the next of them.
-    pub(super) fn signalled(&mut self) -> impl Future<Output = ()> + '_ {
-        async {
-            tokio::select! {
-                _ = self.interrupt.recv() => {}
-                _ = self.terminate.recv() => {}
-            }
+    pub(super) async fn signalled(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }

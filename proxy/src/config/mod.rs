@@ -345,11 +345,7 @@ impl Config {
     /// `relay`
     pub fn relay(&self) -> relay::Settings {
         let relay = &self.file.relay;
-        relay::Settings {
-            idle_timeout: on(relay.idle_timeout),
-            total_timeout: on(relay.total_timeout),
-            ..relay::Settings::default()
-        }
+        relay::Settings { idle_timeout: on(relay.idle_timeout), total_timeout: on(relay.total_timeout) }
     }
 
     /// `admin`

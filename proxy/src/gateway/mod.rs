@@ -133,7 +133,7 @@ impl Gateway {
             detect: shared.detect.clone(),
             route: shared.route.clone(),
             balance: shared.balance.clone(),
-            relay: shared.relay.clone(),
+            relay: shared.relay,
             http: shared.http.clone(),
             credentials: Arc::clone(&shared.credentials),
             policy: Arc::clone(&shared.policy),

@@ -104,7 +104,7 @@ mod tests {
         let sources: Vec<Arc<dyn Source>> = vec![one, two];
         let find = async |name: &str| {
             let target = Target::parse(name, 80).expect("a target");
-            directory.resolve(&Admitted::new(target)).await.map(|(service, _)| service.exported())
+            directory.resolve(&Admitted::for_tests(target)).await.map(|(service, _)| service.exported())
         };
         tokio::select! {
             () = run(Arc::clone(&directory), demands, sources) => panic!("runs for ever"),

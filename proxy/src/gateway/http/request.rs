@@ -99,15 +99,15 @@ async fn proceed(
     let gateway = &session.gateway;
     exchange.passed(Stage::Detect);
 
-    let admitted = gateway.admit_request(session, &ask, &parts);
+    let admission = gateway.admit_request(session, &ask, &parts);
     exchange.passed(Stage::Authorise);
-    let (admitted, rule) = admitted?;
-    exchange.record.rule = rule;
+    let admission = admission?;
+    exchange.record.rule = admission.rule;
 
     let own = gateway.credentials.load().identity().clone();
     let says_us = forwarded::names_us(parts.headers.get_all(FORWARDED), &own);
     crate::route::loops(&own, Some(&session.client), says_us)?;
-    let routed = gateway.route(admitted).await;
+    let routed = gateway.route(admission.target).await;
     exchange.passed(Stage::Route);
     let routed = routed?;
 

@@ -163,7 +163,7 @@ async fn world(change: impl FnOnce(&mut Settings)) -> World {
 impl World {
     async fn find(&self, target: &str) -> Result<Arc<Service>, Error> {
         let target = Target::parse(target, 80).expect("a target");
-        self.directory.resolve(&Admitted::new(target)).await.map(|(service, _)| service)
+        self.directory.resolve(&Admitted::for_tests(target)).await.map(|(service, _)| service)
     }
 
     async fn addrs(&self, target: &str) -> Result<Vec<String>, Error> {
@@ -212,7 +212,7 @@ async fn names_come_and_go() {
     assert_eq!(world.addrs("web.elsewhere.test").await, Err(Error::UnknownService), "not taken");
     world.server.set("web.svc.test", vec![a(1)]);
     let target = Target::parse("web.svc.test", 80).expect("a target");
-    let service = world.directory.find(&Admitted::new(target)).expect("there");
+    let service = world.directory.find(&Admitted::for_tests(target)).expect("there");
     until(|| shown(&service) == ["10.0.0.1:80*1"]).await;
     world.server.set("web.svc.test", vec![]);
     until(|| service.known().is_some_and(|known| known.list.is_empty())).await;
@@ -244,7 +244,7 @@ async fn a_server_that_never_answers_leaves_the_service_pending() {
     let world = world(|_| {}).await;
     world.server.0.lock().silent = true;
     let target = Target::parse("web.svc.test", 80).expect("a target");
-    let service = world.directory.find(&Admitted::new(target)).expect("pending");
+    let service = world.directory.find(&Admitted::for_tests(target)).expect("pending");
     assert_eq!(service.endpoints(Duration::from_millis(300)).await.map(drop), Err(Error::DiscoveryTimeout));
     world.server.set("web.svc.test", vec![a(1)]);
     world.server.0.lock().silent = false;
