@@ -201,6 +201,23 @@ fn specificity(rule: &Rule) -> [usize; 7] {
     ]
 }
 
+/// Reads a method as rules may name it, or says which is nearest.
+pub(super) fn method(text: &str) -> Result<http::Method, Option<String>> {
+    const KNOWN: [&str; 16] = [
+        "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LOCK", "MKCOL", "MOVE", "OPTIONS", "PATCH", "POST", "PROPFIND",
+        "PUT", "REPORT", "TRACE", "UNLOCK",
+    ];
+    let near = if KNOWN.contains(&text) { None } else { nearest(text, KNOWN) };
+    let capitals = !text.is_empty() && !text.bytes().any(|b| b.is_ascii_lowercase());
+    match http::Method::from_bytes(text.as_bytes()) {
+        Ok(method) if capitals && near.is_none() => Ok(method),
+        _ => {
+            let nearest = near.map_or_else(|| text.to_ascii_uppercase(), str::to_owned);
+            Err(Some(nearest).filter(|nearest| nearest != text))
+        }
+    }
+}
+
 /// Reads words, and collects what is wrong with them.
 struct Reader {
     rule: Option<(usize, String)>,
@@ -335,7 +352,8 @@ impl Reader {
         if *words == HttpSettings::default() {
             self.wrong("http", "{}", Wrong::Empty, None);
         }
-        let methods = self.list("http.methods", words.methods.as_ref(), Self::method);
+        let methods =
+            self.list("http.methods", words.methods.as_ref(), |reader, field, text| reader.method(field, text));
         let paths = self.list("http.paths", words.paths.as_ref(), |reader, field, text| {
             let read =
                 PathPattern::parse(text).map_err(|bad| BadPattern { problem: bad.problem, nearest: bad.nearest });
@@ -362,18 +380,11 @@ impl Reader {
         Http { methods, paths, headers, hosts }
     }
 
-    fn method(&mut self, field: &str, text: &String) -> Vec<http::Method> {
-        const KNOWN: [&str; 16] = [
-            "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LOCK", "MKCOL", "MOVE", "OPTIONS", "PATCH", "POST",
-            "PROPFIND", "PUT", "REPORT", "TRACE", "UNLOCK",
-        ];
-        let near = if KNOWN.contains(&text.as_str()) { None } else { nearest(text, KNOWN) };
-        let capitals = !text.is_empty() && !text.bytes().any(|b| b.is_ascii_lowercase());
-        match http::Method::from_bytes(text.as_bytes()) {
-            Ok(method) if capitals && near.is_none() => vec![method],
-            _ => {
-                let nearest = near.map_or_else(|| text.to_ascii_uppercase(), str::to_owned);
-                self.wrong(field, text, Wrong::Method, Some(nearest).filter(|nearest| nearest != text));
+    fn method(&mut self, field: &str, text: &str) -> Vec<http::Method> {
+        match method(text) {
+            Ok(method) => vec![method],
+            Err(nearest) => {
+                self.wrong(field, text, Wrong::Method, nearest);
                 Vec::new()
             }
         }

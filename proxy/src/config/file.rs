@@ -273,19 +273,35 @@ section! {
         exported: bool = false,
         /// What their endpoints speak.
         protocol: Speaks = Speaks::default(),
-        /// Asks for SRV records first, so that headless services give their endpoints' own ports.
-        srv: bool = false,
+        /// Headless services whose endpoints, with their own ports, are found by SRV.
+        srv: Vec<DnsSrv> = Vec::new(),
         /// DNS servers; those of `/etc/resolv.conf` where empty.
         servers: Vec<SocketAddr> = Vec::new(),
         /// One query's time.
         timeout: Time = secs(2),
         /// The shortest time an answer is kept, whatever its TTL says.
-        min_ttl: Time = secs(1),
-        /// The longest.
-        max_ttl: Time = secs(300),
-        /// How long a name that does not exist is remembered.
-        negative_ttl: Time = secs(5),
+        min_ttl: Time = secs(5),
+        /// The longest: a record with a TTL of a day must not hide that a service has moved.
+        max_ttl: Time = secs(60),
+        /// How long a name that does not exist is remembered at the most.
+        negative_ttl: Time = secs(30),
+        /// Addresses taken of one answer.
+        max_endpoints: usize = 1000,
+        /// Takes addresses that lead to this host (loopback, link-local). For trying things out.
+        allow_local: bool = false,
     }
+}
+
+/// A headless service that is found by SRV.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsSrv {
+    /// The service's name.
+    pub service: DnsName,
+    /// Its port.
+    pub port: u16,
+    /// The name to ask for, such as `_pg._tcp.db.prod.svc.cluster.local`.
+    pub name: DnsName,
 }
 
 section! {

@@ -1,6 +1,6 @@
 //! The gateway's questions to the policy: for a connection of bytes once and at every change, for HTTP per request.
 //!
-//! **In** who asks, from where, and for what. **Out** an [`Admitted`] target, without which `route` does nothing, and the
+//! **In** who asks, from where, and for what. **Out** an [`Admission`] that holds the target, without which `route` does nothing, and the
 //! rule that decided, for the record. **Refuses** like `authorise`.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::http::session::HttpSession;
 use super::refuse::Refused;
 use super::standing::{Standing, Trust, Upgraded};
 use crate::addr::Target;
-use crate::authorise::{Admitted, Client, RequestFacts};
+use crate::authorise::{Admission, Client, RequestFacts};
 use crate::identity::Identity;
 use crate::record::Peer;
 
@@ -25,22 +25,17 @@ impl Gateway {
         identity: &Identity,
         target: Target,
         trust: Option<&Trust>,
-    ) -> Result<(Admitted<Target>, Standing, Option<Arc<str>>), Refused> {
+    ) -> Result<(Admission, Standing), Refused> {
         self.route.allowed(&target)?; // a name that is never served is refused as that, whoever asks
         let client = Client { identity: identity.clone(), network: peer.addr.ip() };
         let exported = self.directory.exported(&target);
         let admission = self.policy.load().connection(&client, target.clone(), exported)?;
         let standing = Standing::new(self, client, target, trust.cloned());
-        Ok((admission.target, standing, admission.rule))
+        Ok((admission, standing))
     }
 
     /// Whether the client may make this request.
-    pub(super) fn admit_request(
-        &self,
-        session: &HttpSession,
-        ask: &Ask,
-        parts: &Parts,
-    ) -> Result<(Admitted<Target>, Option<Arc<str>>), Refused> {
+    pub(super) fn admit_request(&self, session: &HttpSession, ask: &Ask, parts: &Parts) -> Result<Admission, Refused> {
         self.route.allowed(&ask.target)?;
         let client = Client { identity: session.client.clone(), network: session.peer.addr.ip() };
         let exported = self.directory.exported(&ask.target);
@@ -51,8 +46,7 @@ impl Gateway {
             host: parts.uri.host(),
             grpc: ask.grpc,
         };
-        let admission = self.policy.load().request(&client, ask.target.clone(), exported, &facts)?;
-        Ok((admission.target, admission.rule))
+        Ok(self.policy.load().request(&client, ask.target.clone(), exported, &facts)?)
     }
 
     /// What keeps asking about an upgraded request while its connection lives. Whether it may begin was decided with the

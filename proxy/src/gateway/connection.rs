@@ -57,11 +57,8 @@ async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut R
     lap(record, Stage::Accept, &mut mark);
 
     let secured = secure(gateway, socket, &mut mark, record).await?;
-    record.peer = Arc::new(Peer {
-        addr: peer.0,
-        identity: Some(secured.peer.identity.clone()),
-        sni: secured.sni.clone(),
-    });
+    record.peer =
+        Arc::new(Peer { addr: peer.0, identity: Some(secured.peer.identity.clone()), sni: secured.sni.clone() });
 
     let session = detect::session(secured.stream, hint(gateway, secured.alpn, secured.sni), &gateway.detect).await?;
     record.protocol = Some(session.protocol);
@@ -100,7 +97,8 @@ where
                 record.target = Some(target.clone());
                 gateway.route.allowed(target)?;
             }
-            let start = Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, census };
+            let start =
+                Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, census };
             let ended = match protocol {
                 Protocol::Http2 => http::serve_http2(start, stream).await,
                 Protocol::Http1 | Protocol::Opaque => http::serve_http1(start, stream).await,

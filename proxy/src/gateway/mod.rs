@@ -37,13 +37,13 @@ use self::refuse::Refused;
 use self::retries::Retries;
 use crate::addr::{Name, Target};
 use crate::authorise::{Admitted, Policy};
-use crate::balance::{self, Balancer, Failure, Pick};
+use crate::balance::{self, Balancer, Failure, Guard, Pick};
 use crate::connect::{self, Pool, PoolSettings, Streamed};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint as EndpointAddr;
 use crate::fault::Fault;
 use crate::live::Live;
-use crate::record::{Observer, Stage};
+use crate::record::{Event, Observer, Stage};
 use crate::route::{self, Directory, Service};
 use crate::tls::Credentials;
 use crate::{detect, relay, tls};
@@ -133,7 +133,7 @@ impl Gateway {
             detect: shared.detect.clone(),
             route: shared.route.clone(),
             balance: shared.balance.clone(),
-            relay: shared.relay.clone(),
+            relay: shared.relay,
             http: shared.http.clone(),
             credentials: Arc::clone(&shared.credentials),
             policy: Arc::clone(&shared.policy),
@@ -153,6 +153,13 @@ impl Gateway {
             drain: shared.drain.clone(),
             observer,
         })
+    }
+
+    /// Tells the balancer that an endpoint failed, and everyone when that ejected it.
+    pub(crate) fn failed(&self, guard: &Guard, failure: Failure) {
+        if guard.failed(failure) {
+            self.observer.event(Event::Ejected);
+        }
     }
 
     /// Route, then the balancer of the service: from here on the endpoints are known, or known to be none.

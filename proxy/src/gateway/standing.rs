@@ -18,8 +18,8 @@ use crate::authorise::{Admission, Client, Denied, Policy, RequestFacts};
 use crate::fault::Fault;
 use crate::identity::Identity;
 use crate::live::{Changes, Live};
-use crate::route::Directory;
 use crate::record::Stage;
+use crate::route::Directory;
 use crate::tls::{self, Credentials};
 
 /// A peer's chain, judged again while its connection lives.
@@ -64,7 +64,8 @@ impl Trust {
     async fn recheck(&self) -> Option<Refused> {
         let credentials = self.credentials.load_full();
         let chain = self.peer.chain.clone();
-        let checked = tokio::task::spawn_blocking(move || tls::verify::recheck(&credentials, &chain, SystemTime::now()));
+        let checked =
+            tokio::task::spawn_blocking(move || tls::verify::recheck(&credentials, &chain, SystemTime::now()));
         match checked.await {
             Ok(Ok(())) => None,
             // Expiry has its own clock and its own grace.

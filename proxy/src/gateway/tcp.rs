@@ -42,11 +42,11 @@ where
         mark = now;
     };
     let client = trust.identity();
-    let (admitted, standing, rule) = gateway.admit_connection(&record.peer, client, target, Some(trust))?;
-    record.rule = rule;
+    let (admission, standing) = gateway.admit_connection(&record.peer, client, target, Some(trust))?;
+    record.rule = admission.rule;
     passed(record, Stage::Authorise);
     crate::route::loops(gateway.credentials.load().identity(), Some(client), false)?;
-    let routed = gateway.route(admitted).await?;
+    let routed = gateway.route(admission.target).await?;
     passed(record, Stage::Route);
     let (upstream, guard, endpoint) = open(gateway, &routed).await?;
     record.endpoint = Some(endpoint);
@@ -72,7 +72,7 @@ pub(super) async fn open(gateway: &Rc<Gateway>, routed: &Routed) -> Result<(Upst
                 return Ok((stream, pick.guard, pick.endpoint.addr));
             }
             Err(error) => {
-                pick.guard.failed(Failure::Connect);
+                gateway.failed(&pick.guard, Failure::Connect);
                 avoid.push(pick.endpoint.addr);
                 if avoid.len() > gateway.http.max_retries as usize {
                     return Err(error.into());

@@ -14,6 +14,8 @@
 
 mod cell;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;

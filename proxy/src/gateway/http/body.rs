@@ -95,10 +95,11 @@ impl http_body::Body for Body {
                 }
             }
             Some(Err(_)) => {
-                if let Some(guard) = self.guard.take() {
-                    guard.failed(Failure::Reset);
-                }
+                let guard = self.guard.take();
                 if let Some(mut exchange) = self.exchange.take() {
+                    if let Some(guard) = guard {
+                        exchange.gateway().failed(&guard, Failure::Reset);
+                    }
                     exchange.broken();
                 }
             }

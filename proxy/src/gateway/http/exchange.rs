@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::session::HttpSession;
 use crate::fault::Fault;
+use crate::gateway::Gateway;
 use crate::gateway::refuse::{self, Refused};
 use crate::record::{Event, Outcome, Protocol, Record, Request, Stage};
 
@@ -55,6 +56,10 @@ impl Exchange {
             received: Rc::default(),
             settled: false,
         }
+    }
+
+    pub(super) fn gateway(&self) -> &Gateway {
+        &self.session.gateway
     }
 
     /// The stage that just ended took the time since the last one ended.

@@ -4,7 +4,9 @@
 //! RFC 9113 §8.2.2), `host` and `:authority` by the rules of §7.2, identity fields set by us and by nobody else.
 //! (Linkerd wire document §4.5, §4.7.)
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
 
 use crate::addr::Target;
 use crate::identity::Identity;

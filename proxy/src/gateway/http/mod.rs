@@ -31,10 +31,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::guarded::{Framing, Guarded};
 use self::session::{HttpSession, Tick};
-use super::standing::Trust;
 use super::Gateway;
 use super::census::Entry;
 use super::refuse::Refused;
+use super::standing::Trust;
 use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;
@@ -149,9 +149,8 @@ where
     let session = start.session(Some(framing.clone()));
     let io = TokioIo::new(Guarded::new(stream, framing.clone()));
     let served = Rc::clone(&session);
-    let connection = builder
-        .serve_connection(io, service_fn(move |request| answer(Rc::clone(&served), request)))
-        .with_upgrades();
+    let connection =
+        builder.serve_connection(io, service_fn(move |request| answer(Rc::clone(&served), request))).with_upgrades();
     let mut connection = pin!(connection);
     let how = watch(&session, connection.as_mut(), |connection| connection.graceful_shutdown()).await;
     Ended { malformed: framing.malformed(), how }
@@ -178,8 +177,8 @@ where
         .keep_alive_timeout(settings.keepalive_timeout);
     let session = start.session(None);
     let served = Rc::clone(&session);
-    let connection = builder
-        .serve_connection(TokioIo::new(stream), service_fn(move |request| answer(Rc::clone(&served), request)));
+    let connection =
+        builder.serve_connection(TokioIo::new(stream), service_fn(move |request| answer(Rc::clone(&served), request)));
     let mut connection = pin!(connection);
     let how = watch(&session, connection.as_mut(), |connection| connection.graceful_shutdown()).await;
     Ended { malformed: None, how }
@@ -217,7 +216,11 @@ const MIN_HTTP1_BUFFER: usize = 8192;
 const TICK: Duration = Duration::from_secs(1);
 
 /// Drives a connection while looking at the drain and at the session's clock.
-async fn watch<C>(session: &HttpSession, mut connection: std::pin::Pin<&mut C>, retire: fn(std::pin::Pin<&mut C>)) -> How
+async fn watch<C>(
+    session: &HttpSession,
+    mut connection: std::pin::Pin<&mut C>,
+    retire: fn(std::pin::Pin<&mut C>),
+) -> How
 where
     C: Future<Output = hyper::Result<()>>,
 {

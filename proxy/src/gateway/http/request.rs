@@ -27,8 +27,8 @@ use crate::balance::{Failure, Guard, Pick};
 use crate::connect::{Streamed, Version};
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
-use crate::gateway::refuse::{self, Refused};
 use crate::gateway::Routed;
+use crate::gateway::refuse::{self, Refused};
 use crate::record::{Event, Stage};
 use crate::wire::forwarded;
 
@@ -83,7 +83,10 @@ fn probe(session: &HttpSession, parts: &Parts) -> Option<Response<Full<Bytes>>> 
         let host = parts.headers.get(HOST)?.to_str().ok()?;
         Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
     })?;
-    host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(wanted.as_str()).then(|| session.gateway.probe.answer(parts))
+    host.strip_suffix('.')
+        .unwrap_or(host)
+        .eq_ignore_ascii_case(wanted.as_str())
+        .then(|| session.gateway.probe.answer(parts))
 }
 
 async fn proceed(
@@ -96,15 +99,15 @@ async fn proceed(
     let gateway = &session.gateway;
     exchange.passed(Stage::Detect);
 
-    let admitted = gateway.admit_request(session, &ask, &parts);
+    let admission = gateway.admit_request(session, &ask, &parts);
     exchange.passed(Stage::Authorise);
-    let (admitted, rule) = admitted?;
-    exchange.record.rule = rule;
+    let admission = admission?;
+    exchange.record.rule = admission.rule;
 
     let own = gateway.credentials.load().identity().clone();
     let says_us = forwarded::names_us(parts.headers.get_all(FORWARDED), &own);
     crate::route::loops(&own, Some(&session.client), says_us)?;
-    let routed = gateway.route(admitted).await;
+    let routed = gateway.route(admission.target).await;
     exchange.passed(Stage::Route);
     let routed = routed?;
 
@@ -153,8 +156,8 @@ async fn deliver(
                     gate.open();
                 }
                 pick.guard.first_byte();
-                if response.status().is_server_error() {
-                    pick.guard.failed(Failure::Status5xx);
+                if is_failure(&response) {
+                    gateway.failed(&pick.guard, Failure::Status5xx);
                 } else {
                     pick.guard.succeeded();
                 }
@@ -163,9 +166,14 @@ async fn deliver(
             Err(error) => error,
         };
         if body.failed() {
-            return Err(Refused::new(Stage::Relay, Fault::Client, "relay.request_malformed", "the client's body broke off"));
+            return Err(Refused::new(
+                Stage::Relay,
+                Fault::Client,
+                "relay.request_malformed",
+                "the client's body broke off",
+            ));
         }
-        pick.guard.failed(error.failure);
+        gateway.failed(&pick.guard, error.failure);
         let again = error.retry_is_safe && may_retry && body.untouched();
         let kept = error.returned.or(copy).filter(|_| again && gateway.retries.take());
         let Some(headers) = kept else { return Err(error.refused) };
@@ -174,6 +182,13 @@ async fn deliver(
         exchange.request().retries = tried + 1;
         avoid.push(pick.endpoint.addr);
     }
+}
+
+/// Whether a response says that its endpoint is unwell: a 5xx, or the gRPC statuses that mean the same (INTERNAL,
+/// UNAVAILABLE, DATA_LOSS) in a response without a body.
+fn is_failure<B>(response: &Response<B>) -> bool {
+    let grpc = response.headers().get("grpc-status").map(HeaderValue::as_bytes);
+    response.status().is_server_error() || matches!(grpc, Some(b"13" | b"14" | b"15"))
 }
 
 /// A request's head, apart from its body.

@@ -127,7 +127,7 @@ async fn switch(
     let mut answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            pick.guard.failed(error.failure);
+            gateway.failed(&pick.guard, error.failure);
             return Err(error.refused);
         }
     };
@@ -140,7 +140,12 @@ async fn switch(
     if let Some(key) = our_key
         && answer.headers().get(SEC_WEBSOCKET_ACCEPT) != Some(&websocket::accept(&key))
     {
-        return Err(Refused::new(Stage::Relay, Fault::Upstream, "relay.upgrade_refused", "the endpoint's sec-websocket-accept does not answer our key"));
+        return Err(Refused::new(
+            Stage::Relay,
+            Fault::Upstream,
+            "relay.upgrade_refused",
+            "the endpoint's sec-websocket-accept does not answer our key",
+        ));
     }
     let upstream = hyper::upgrade::on(&mut answer);
     let response = agreed_response(&answer, &protocol, client_key.as_ref(), over_h2);
@@ -159,7 +164,8 @@ fn unsupported(detail: &str) -> Refused {
 
 /// Extended CONNECT towards an HTTP/2 endpoint (RFC 8441 §4). The key is meaningless there.
 fn extended(parts: &Parts, ask: &Ask) -> (Request<RequestBody>, Option<HeaderValue>) {
-    let mut request = outgoing(&parts.method, &parts.uri, parts.headers.clone(), ask, Version::Http2, RequestBody::empty());
+    let mut request =
+        outgoing(&parts.method, &parts.uri, parts.headers.clone(), ask, Version::Http2, RequestBody::empty());
     *request.method_mut() = Method::CONNECT;
     request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
@@ -168,8 +174,14 @@ fn extended(parts: &Parts, ask: &Ask) -> (Request<RequestBody>, Option<HeaderVal
 }
 
 /// `Upgrade` towards an HTTP/1 endpoint, with a key of ours when the client came by HTTP/2 and has none.
-fn upgrade(parts: &Parts, ask: &Ask, protocol: &HeaderValue, over_h2: bool) -> (Request<RequestBody>, Option<HeaderValue>) {
-    let mut request = outgoing(&parts.method, &parts.uri, parts.headers.clone(), ask, Version::Http1, RequestBody::empty());
+fn upgrade(
+    parts: &Parts,
+    ask: &Ask,
+    protocol: &HeaderValue,
+    over_h2: bool,
+) -> (Request<RequestBody>, Option<HeaderValue>) {
+    let mut request =
+        outgoing(&parts.method, &parts.uri, parts.headers.clone(), ask, Version::Http1, RequestBody::empty());
     if over_h2 {
         *request.method_mut() = Method::GET;
     }
@@ -224,8 +236,13 @@ fn agreed_response(
     response
 }
 
-fn join<U>(session: &Rc<HttpSession>, standing: Standing, client: OnUpgrade, (upstream, at): (U, SocketAddr), guard: Guard)
-where
+fn join<U>(
+    session: &Rc<HttpSession>,
+    standing: Standing,
+    client: OnUpgrade,
+    (upstream, at): (U, SocketAddr),
+    guard: Guard,
+) where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     if let Some(framing) = &session.framing {
