@@ -23,15 +23,21 @@ const FLOORS: [&[&str]; 7] = [
 ];
 
 /// The arrows sideways: by whom, to what, and why.
-const SIDEWAYS: [(&str, &str, &str); 1] =
-    [("route", "authorise::Admitted", "only authorise can make one, so an unauthorised path to an upstream does not compile")];
+const SIDEWAYS: [(&str, &str, &str); 1] = [(
+    "route",
+    "authorise::Admitted",
+    "only authorise can make one, so an unauthorised path to an upstream does not compile",
+)];
 
 /// Outside crates that appear in few places, so that replacing one is the work of one folder.
 const HOMES: [(&[&str], &[&str]); 6] = [
     (&["rustls", "rustls_pki_types", "tokio_rustls", "webpki", "x509_parser", "rcgen"], &["tls/"]),
     (&["prometheus_client"], &["telemetry/"]),
     (&["tracing_subscriber"], &["telemetry/"]),
-    (&["hyper", "hyper_util"], &["gateway/http/", "gateway/mod.rs", "gateway/refuse.rs", "connect/", "admin/", "commands/demo/"]),
+    (
+        &["hyper", "hyper_util"],
+        &["gateway/http/", "gateway/mod.rs", "gateway/refuse.rs", "connect/", "admin/", "commands/demo/"],
+    ),
     (&["hickory_resolver"], &["sources/"]),
     (&["clap", "comfy_table"], &["commands/", "main.rs"]),
 ];
@@ -40,7 +46,8 @@ const HOMES: [(&[&str], &[&str]); 6] = [
 const MAX_LINES: usize = 400;
 
 /// Files that may be longer, and why.
-const LONG: [(&str, &str); 1] = [("config/file.rs", "one flat table of keys, defaults and their reasons: splitting it hides a key")];
+const LONG: [(&str, &str); 1] =
+    [("config/file.rs", "one flat table of keys, defaults and their reasons: splitting it hides a key")];
 
 #[test]
 fn no_room_names_one_beside_or_above_it() {
@@ -78,7 +85,9 @@ fn the_ground_floor_has_no_circle() {
         arrows.entry(room.to_owned()).or_default().extend(named.filter(|named| *named != room).cloned());
     }
     // Rooms that name no remaining room are taken away until none is left; what cannot be taken away is the circle.
-    while let Some(done) = arrows.iter().find(|(_, named)| !named.iter().any(|n| arrows.contains_key(n))).map(|(r, _)| r.clone()) {
+    while let Some(done) =
+        arrows.iter().find(|(_, named)| !named.iter().any(|n| arrows.contains_key(n))).map(|(r, _)| r.clone())
+    {
         arrows.remove(&done);
     }
     assert!(arrows.is_empty(), "a circle on the ground floor: {arrows:?}");
@@ -111,7 +120,11 @@ fn outside_crates_stay_in_their_rooms() {
         for (name, line) in &source.outer_names {
             for (crates, homes) in HOMES {
                 if crates.contains(&name.as_str()) && !homes.iter().any(|home| source.file.starts_with(home)) {
-                    broken.push(format!("{}:{line}: names `{name}`, which belongs to {}", source.file, homes.join(", ")));
+                    broken.push(format!(
+                        "{}:{line}: names `{name}`, which belongs to {}",
+                        source.file,
+                        homes.join(", ")
+                    ));
                 }
             }
         }
@@ -146,7 +159,10 @@ fn no_file_holds_two_ideas() {
         let lines = source.lines_of_code();
         let excused = LONG.iter().any(|(file, _)| *file == source.file);
         if lines > MAX_LINES && !excused {
-            broken.push(format!("{}: {lines} lines of code, tests aside; past {MAX_LINES} look for the second idea", source.file));
+            broken.push(format!(
+                "{}: {lines} lines of code, tests aside; past {MAX_LINES} look for the second idea",
+                source.file
+            ));
         }
     }
     let main = sources().into_iter().find(|source| source.file == "main.rs").expect("there is a main.rs");
@@ -262,7 +278,9 @@ fn blanked(raw: &str) -> String {
     while at < chars.len() {
         let end = match (chars[at], chars.get(at + 1)) {
             ('/', Some('/')) => (at..chars.len()).find(|i| chars[*i] == '\n').unwrap_or(chars.len()),
-            ('/', Some('*')) => (at + 3..chars.len()).find(|i| chars[*i - 1] == '*' && chars[*i] == '/').unwrap_or(at) + 1,
+            ('/', Some('*')) => {
+                (at + 3..chars.len()).find(|i| chars[*i - 1] == '*' && chars[*i] == '/').unwrap_or(at) + 1
+            }
             ('r', Some('"' | '#')) if !(at > 0 && is_word(chars[at - 1])) => raw_string_end(&chars, at),
             ('"', _) => quoted_end(&chars, at, '"'),
             ('\'', Some('\\')) => quoted_end(&chars, at, '\''),
@@ -295,7 +313,8 @@ fn raw_string_end(chars: &[char], start: usize) -> usize {
     if chars.get(open) != Some(&'"') {
         return start;
     }
-    let closes = |at: &usize| chars[*at] == '"' && chars[at + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes;
+    let closes =
+        |at: &usize| chars[*at] == '"' && chars[at + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes;
     (open + 1..chars.len()).find(closes).map_or(chars.len(), |at| at + 1 + hashes)
 }
 
@@ -454,7 +473,8 @@ mod tests {
 fn g<'a>(x: &'a str) { let _ = crate::app::App::start(x); hyper::body::to(x) }
 "##;
     let source = Source::read("gateway/tcp.rs".to_owned(), text.to_owned());
-    let mut inner: Vec<_> = source.inner_paths.iter().map(|(path, line)| format!("{}@{line}", path.join("::"))).collect();
+    let mut inner: Vec<_> =
+        source.inner_paths.iter().map(|(path, line)| format!("{}@{line}", path.join("::"))).collect();
     inner.sort();
     let expected =
         ["admin@4", "app::App::start@10", "gateway::tcp@7", "gateway::wire::go@8", "tls::Credentials@4", "tls@4"];
