@@ -2,8 +2,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::authorise::Admitted;
+use crate::authorise::{self, Admitted, Client, DefaultAction, Policy};
 use crate::endpoint::{Endpoint, Endpoints, Speaks};
+use crate::identity::Identity;
 
 const TABLE: Claim = Claim(0);
 const DNS: Claim = Claim(9);
@@ -17,7 +18,11 @@ fn target(text: &str) -> Target {
 }
 
 fn admitted(text: &str) -> Admitted<Target> {
-    Admitted::new(target(text))
+    // There is no other way to one, in tests either: a policy that lets everybody through.
+    let open = authorise::Settings { default: DefaultAction::Authenticated, ..authorise::Settings::default() };
+    let policy = Policy::compile(&open, None, None).expect("it has no rules");
+    let client = Client { identity: Identity::parse("web.west.example").expect("an identity"), network: [10, 0, 0, 1].into() };
+    policy.connection(&client, target(text), true).expect("admitted").target
 }
 
 fn endpoints(ports: &[u16]) -> Arc<Endpoints> {
