@@ -13,6 +13,7 @@ mod compile;
 mod denied;
 mod explain;
 mod index;
+mod invalid;
 mod limits;
 mod observe;
 mod path;
@@ -28,9 +29,9 @@ mod words;
 
 pub use admitted::Admitted;
 pub use cases::{Answer, Call, Case, Change, Expected, InvalidCall, Surprise, check, diff, judge};
-pub use compile::{Invalid, InvalidPolicy, Wrong};
 pub use denied::{Denied, Reason};
 pub use explain::{Condition, Considered, Explanation, Holds};
+pub use invalid::{Invalid, InvalidPolicy, Wrong};
 pub use limits::{Limit, Limited, Limits, Permit, Scope, Standing};
 pub use observe::{Asking, Became, Observation, Sightings};
 pub use path::{Ambiguity, Reading};

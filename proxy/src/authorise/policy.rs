@@ -15,9 +15,10 @@ use crate::addr::Target;
 use crate::identity::Identity;
 
 use super::admitted::Admitted;
-use super::compile::{Compiled, InvalidPolicy, compile};
+use super::compile::{Compiled, compile};
 use super::denied::{Denied, Reason};
 use super::index::Few;
+use super::invalid::InvalidPolicy;
 use super::limits::{Grant, Limits};
 use super::rule::{Asked, Rule};
 use super::settings::{Action, DefaultAction, Mode, Settings};

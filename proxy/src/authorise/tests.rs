@@ -482,6 +482,45 @@ fn a_star_at_the_end_is_the_gateways_own_trust_domain() {
     assert!(Policy::compile(&settings, None, None).is_err(), "no trust domain is known");
 }
 
+/// What a decision costs is the number of rules it asks, and that follows from how many speak about the client and the
+/// service, not from how many there are.
+#[test]
+fn a_decision_asks_as_many_rules_among_ten_as_among_ten_thousand() {
+    let mut asked = Vec::new();
+    for size in [10, 10_000] {
+        let mut settings = Settings { trust_domains: vec!["cluster.local".into()], ..Settings::default() };
+        for i in 0..size {
+            let (clients, services) = match i % 5 {
+                0 => (Some(format!("a{i}.shop.serviceaccount.identity.linkerd.cluster.local")), None),
+                1 => (Some(format!("*.n{i}.serviceaccount.identity.*")), Some("*.prod.svc.cluster.local".to_owned())),
+                2 => (None, Some(format!("s{i}.prod.svc.cluster.local:80"))),
+                3 => (Some(format!("spiffe://west.example/ns/n{i}/*")), Some(format!("*.n{i}.svc.cluster.local"))),
+                _ => (Some("*.shop.serviceaccount.identity.**".to_owned()), Some(format!("**.d{i}.svc.cluster.local"))),
+            };
+            let rule: RuleSettings =
+                serde_saphyr::from_str(&format!("{{ name: r{i}, action: allow }}")).expect("a rule");
+            let list = |one: Option<String>| one.map(|one| vec![one]);
+            settings.rules.push(RuleSettings { clients: list(clients), services: list(services), ..rule });
+        }
+        let policy = compile(&settings);
+        let count = |identity: &str, service: &str| {
+            let services = policy.compiled.services.find(&Target::parse(service, 80).expect("a target"));
+            let clients = policy.compiled.clients.find(&Identity::parse(identity).expect("an identity"));
+            let pairs = &policy.compiled.pairs;
+            let rules = |service| clients.iter().map(move |client| pairs.get(service, client).len());
+            services.iter().flat_map(rules).sum::<usize>()
+        };
+        asked.push([
+            count("a5.shop.serviceaccount.identity.linkerd.cluster.local", "s7.prod.svc.cluster.local"),
+            count("x.n6.serviceaccount.identity.linkerd.cluster.local", "s7.prod.svc.cluster.local"),
+            count("spiffe://west.example/ns/n8/sa/x", "web.n8.svc.cluster.local"),
+            count("web.shop.serviceaccount.identity.linkerd.cluster.local", "a.b.d9.svc.cluster.local"),
+            count("nobody.example.org", "nothing.example.org"),
+        ]);
+    }
+    assert_eq!(asked, [[2, 2, 1, 1, 0], [2, 2, 1, 1, 0]]);
+}
+
 #[test]
 fn pairs_are_bounded() {
     let clients = (0..2000).map(|i| format!("c{i}.west.example")).collect();

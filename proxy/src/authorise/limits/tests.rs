@@ -1,6 +1,6 @@
 //! Limits through the front door: a policy, an admission, a permit.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::addr::Target;
