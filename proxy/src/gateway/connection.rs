@@ -64,6 +64,7 @@ async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut R
     record.protocol = Some(session.protocol);
     lap(record, Stage::Detect, &mut mark);
 
+    let _permit = gateway.admit_session(&secured.peer.identity)?;
     let census = gateway.census.enter(&record.peer, session.protocol)?;
     let trust = Trust::new(gateway, secured.peer);
     converse(gateway, session, (trust, census), record).await

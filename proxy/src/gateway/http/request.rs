@@ -28,6 +28,8 @@ use crate::connect::{Streamed, Version};
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
 use crate::gateway::Routed;
+use crate::gateway::admit::rate_fields;
+use crate::gateway::paced::Pacer;
 use crate::gateway::refuse::{self, Refused};
 use crate::record::{Event, Stage};
 use crate::wire::forwarded;
@@ -63,9 +65,12 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
         Err(error) => Err(Refused::from(error)),
     };
     match answered {
-        Ok(response) => {
+        Ok(mut response) => {
             exchange.request().status = Some(response.status().as_u16());
             exchange.note_grpc_status(response.headers().get("grpc-status"));
+            if let Some(fields) = exchange.standing().and_then(|standing| rate_fields(&standing)) {
+                response.headers_mut().extend(fields);
+            }
             response.map(|body| body.recording(exchange))
         }
         Err(refused) => {
@@ -101,24 +106,30 @@ async fn proceed(
 
     let admission = gateway.admit_request(session, &ask, &parts);
     exchange.passed(Stage::Authorise);
-    let admission = admission?;
-    exchange.record.rule = admission.rule;
+    let admitted = admission?;
+    admitted.write(&mut exchange.record);
+    exchange.hold(Rc::clone(&admitted.permit));
 
     let own = gateway.credentials.load().identity().clone();
     let says_us = forwarded::names_us(parts.headers.get_all(FORWARDED), &own);
     crate::route::loops(&own, Some(&session.client), says_us)?;
-    let routed = gateway.route(admission.target).await;
+    let leaving = match ask.leaves {
+        Some(_) => Some(gateway.admit_upgrade(session, &ask, &parts, &admitted.admission)?),
+        None => None,
+    };
+    let pacer = Pacer::new(&admitted.permit);
+    let routed = gateway.route(admitted.admission.target).await;
     exchange.passed(Stage::Route);
     let routed = routed?;
 
     headers::identify(&mut parts.headers, &own, &session.client, &ask.target);
-    if ask.leaves.is_some() {
-        return upgrade::proceed(session, ask, routed, parts, body, exchange).await;
+    if let Some(held) = leaving {
+        return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
     }
     headers::strip_hop_by_hop(&mut parts.headers);
 
     let gate = expects_continue(&mut parts);
-    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone());
+    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), pacer);
     let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
     let (response, guard) = deliver(session, &ask, &routed, (head, body), gate, exchange).await?;
     Ok(to_client(response, guard, &ask))
