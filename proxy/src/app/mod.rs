@@ -28,6 +28,7 @@ use crate::drain::{self, Drain, Phase};
 use crate::gateway::accept::{self, Door, Tally};
 use crate::gateway::census::Census;
 use crate::gateway::probe::ProbePort;
+use crate::gateway::watchers::Watchers;
 use crate::gateway::{Shared, worker};
 use crate::live::Live;
 use crate::record::{Event, Observer};
@@ -148,6 +149,7 @@ impl App {
             directory: Arc::clone(&directory),
             loads: Arc::default(),
             census: Census::new(config.file.accept.max_connections_per_identity),
+            watchers: Watchers::new(config.file.authorise.observe, config.file.authorise.observed),
             max_handshakes: config.file.tls.max_handshakes,
             probe: Arc::clone(&probe),
             probe_ports: vec![config.file.probe.listen.port(), addrs.probe.port()],

@@ -64,6 +64,7 @@ async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut R
     record.protocol = Some(session.protocol);
     lap(record, Stage::Detect, &mut mark);
 
+    let _permit = gateway.admit_session(&secured.peer.identity)?;
     let census = gateway.census.enter(&record.peer, session.protocol)?;
     let trust = Trust::new(gateway, secured.peer);
     converse(gateway, session, (trust, census), record).await
@@ -95,7 +96,9 @@ where
                 // The session names one service for all its requests: a name that can never be served is refused here,
                 // by closing, as every source of such sessions expects.
                 record.target = Some(target.clone());
-                gateway.route.allowed(target)?;
+                if gateway.probe_authority.as_ref() != Some(&target.name) {
+                    gateway.route.allowed(target)?;
+                }
             }
             let start =
                 Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, census };

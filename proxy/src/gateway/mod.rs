@@ -12,11 +12,13 @@ pub mod census;
 mod connection;
 mod dial;
 pub mod http;
+mod paced;
 pub mod probe;
 mod refuse;
 mod retries;
 mod standing;
 mod tcp;
+pub mod watchers;
 pub mod worker;
 
 use std::cell::RefCell;
@@ -35,6 +37,7 @@ use self::dial::Dialer;
 use self::http::body::RequestBody;
 use self::refuse::Refused;
 use self::retries::Retries;
+use self::watchers::{Book, Watchers};
 use crate::addr::{Name, Target};
 use crate::authorise::{Admitted, Policy};
 use crate::balance::{self, Balancer, Failure, Guard, Pick};
@@ -79,6 +82,8 @@ pub struct Shared {
     pub loads: Arc<balance::Registry>,
     /// Who is connected.
     pub census: Arc<Census>,
+    /// What the policy saw.
+    pub watchers: Arc<Watchers>,
     /// Handshakes under way at once, per worker.
     pub max_handshakes: usize,
     /// Answers probes, also those that come through 4143.
@@ -110,6 +115,7 @@ pub(crate) struct Gateway {
     pub(crate) directory: Arc<Directory>,
     pub(crate) loads: Arc<balance::Registry>,
     pub(crate) census: Arc<Census>,
+    pub(crate) book: Book,
     pub(crate) balancers: Balancers,
     pub(crate) handshakes: Handshakes,
     pub(crate) dialer: Dialer,
@@ -140,6 +146,7 @@ impl Gateway {
             directory: Arc::clone(&shared.directory),
             loads: Arc::clone(&shared.loads),
             census: Arc::clone(&shared.census),
+            book: shared.watchers.book(),
             balancers: Balancers::default(),
             handshakes: Handshakes::new(shared.max_handshakes),
             pool: Pool::new(dialer.clone(), shared.pool.clone()),
@@ -227,10 +234,6 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
-    pub(crate) fn target(&self) -> &Target {
-        self.service.target()
-    }
-
     /// An endpoint, as soon as one is ready and within the balancer's bounds.
     pub(crate) async fn pick(&self, avoid: &[SocketAddr]) -> Result<Pick, balance::Error> {
         self.balancer.acquire(|| self.service.known(), || self.service.changed(), avoid).await
