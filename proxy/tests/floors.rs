@@ -238,7 +238,11 @@ impl Source {
 
     /// Lines that hold code, up to an inline test module.
     fn lines_of_code(&self) -> usize {
-        let until = self.raw.lines().position(|line| line == "#[cfg(test)]").map_or(usize::MAX, |at| at + 1);
+        let lines: Vec<&str> = self.raw.lines().collect();
+        let tests = lines
+            .windows(2)
+            .position(|pair| pair[0] == "#[cfg(test)]" && pair[1].contains("mod ") && pair[1].ends_with('{'));
+        let until = tests.map_or(usize::MAX, |at| at + 1);
         self.tokens.iter().map(|(_, line)| *line).filter(|line| *line < until).collect::<BTreeSet<_>>().len()
     }
 }
