@@ -27,7 +27,9 @@ RUN mkdir -p proxy/src probe/src \
     && echo 'fn main() {}' > proxy/src/main.rs \
     && touch proxy/src/lib.rs probe/src/lib.rs \
     && for room in tests benches; do \
-         sed -n 's/^path = "\(.*\)"$/\1/p' "$room/Cargo.toml" | while read -r file; do touch "$room/$file"; done; \
+         sed -n 's/^path = "\(.*\)"$/\1/p' "$room/Cargo.toml" | while read -r file; do \
+           mkdir -p "$room/$(dirname "$file")" && touch "$room/$file"; \
+         done; \
        done \
     && cargo build --release --locked --package isthmus
 
