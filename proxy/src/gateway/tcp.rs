@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::dial::Upstream;
 use super::refuse::Refused;
-use super::standing::{Standing, Trust};
+use super::standing::Standing;
+use super::trust::Trust;
 use super::{Gateway, Routed};
 use crate::addr::Target;
 use crate::balance::{Failure, Guard};

@@ -31,7 +31,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::guarded::{Framing, Guarded};
 use self::session::{HttpSession, Tick};
-use super::standing::Trust;
+use super::trust::Trust;
 use super::Gateway;
 use super::census::Entry;
 use super::refuse::Refused;
