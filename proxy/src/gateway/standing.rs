@@ -26,7 +26,7 @@ pub(crate) struct Standing {
     target: Target,
     /// The request that was upgraded, where there was one: the policy judged it and judges it again.
     request: Option<Box<Upgraded>>,
-    trust: Option<Trust>,
+    trust: Trust,
 }
 
 /// What the policy looks at in a request that left HTTP.
@@ -36,10 +36,11 @@ pub(super) struct Upgraded {
     pub(super) path: Box<str>,
     pub(super) host: Option<Box<str>>,
     pub(super) headers: HeaderMap,
+    pub(super) grpc: bool,
 }
 
 impl Standing {
-    pub(super) fn new(gateway: &Gateway, client: Client, target: Target, trust: Option<Trust>) -> Self {
+    pub(super) fn new(gateway: &Gateway, client: Client, target: Target, trust: Trust) -> Self {
         Self {
             request: None,
             policy: Arc::clone(&gateway.policy),
@@ -71,7 +72,7 @@ impl Standing {
                     path: &request.path,
                     headers: &request.headers,
                     host: request.host.as_deref(),
-                    grpc: false,
+                    grpc: request.grpc,
                 };
                 policy.request(&self.client, self.target.clone(), exported, &facts)
             }
@@ -82,7 +83,7 @@ impl Standing {
     pub(super) async fn lost(&self) -> Refused {
         tokio::select! {
             refused = self.forbidden() => refused,
-            refused = self.distrusted() => refused,
+            refused = self.trust.lost() => refused,
         }
     }
 
@@ -93,13 +94,6 @@ impl Standing {
             if let Err(denied) = self.judged() {
                 return Refused::from(denied);
             }
-        }
-    }
-
-    async fn distrusted(&self) -> Refused {
-        match &self.trust {
-            Some(trust) => trust.lost().await,
-            None => std::future::pending().await,
         }
     }
 }
