@@ -223,6 +223,17 @@ pub enum Event<'a> {
     },
     /// A request was sent again.
     Retried,
+    /// A live connection's peer is trusted no longer: it is drained or cut.
+    Distrusted {
+        /// The code of the reason, without its stage: `revoked`, `upstream_untrusted`.
+        reason: &'a str,
+        /// Who the peer is.
+        identity: &'a Identity,
+        /// Where the peer is.
+        addr: SocketAddr,
+        /// The reason in words.
+        detail: &'a str,
+    },
     /// An endpoint was ejected by the balancer.
     Ejected,
     /// A task panicked and was ended alone.

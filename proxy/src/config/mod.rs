@@ -26,6 +26,7 @@ use crate::endpoint::{self, Endpoint, Endpoints, UpstreamTls};
 use crate::identity::Identity;
 use crate::route::Published;
 use crate::sources::dns;
+use crate::sources::files::{self, credentials::CredentialFiles};
 use crate::telemetry::lines::Destination;
 use crate::telemetry::{access_log, logs, metrics};
 use crate::{admin, balance, detect, gateway, relay, route, tls};
@@ -151,6 +152,23 @@ impl Config {
             refuse_expired_crls: tls.expired_crl == ExpiredCrl::Refuse,
             refuse_unknown_revocation: tls.require_revocation_status,
         }
+    }
+
+    /// The files of the credentials.
+    pub fn credential_files(&self) -> CredentialFiles {
+        let tls = &self.file.tls;
+        CredentialFiles {
+            chain: self.path(&tls.chain_file),
+            key: self.path(&tls.key_file),
+            bundle: self.path(&tls.bundle_file),
+            crls: tls.crl_files.iter().map(|path| self.path(path)).collect(),
+            settings: self.credentials(),
+        }
+    }
+
+    /// When files are read again.
+    pub fn files(&self) -> files::Settings {
+        files::Settings { interval: self.file.tls.reload_interval.0, ..files::Settings::default() }
     }
 
     /// `detect`

@@ -242,6 +242,7 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
     let mut accept_errors = Totals::default();
     let mut handshakes = Totals::default();
     let mut connects = Totals::default();
+    let mut distrusted = Totals::default();
     let mut refusals = Totals::default();
     let mut decisions = Totals::default();
     for shard in shards {
@@ -249,6 +250,7 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
             (&mut accept_errors, &shard.accept_errors, "error"),
             (&mut handshakes, &shard.handshakes, "result"),
             (&mut connects, &shard.connects, "result"),
+            (&mut distrusted, &shard.distrusted, "reason"),
         ] {
             for (value, count) in series.lock().iter() {
                 totals.add(vec![(label, value.to_string())], count);
@@ -266,6 +268,7 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
         accept_errors.family("isthmus_accept_errors", "Failures of accept, by error."),
         handshakes.family("isthmus_tls_handshakes", "Handshakes ended, by result."),
         connects.family("isthmus_connect_attempts", "Connections to endpoints tried, by result."),
+        distrusted.family("isthmus_tls_distrusted", "Live connections ended because their peer lost its trust, by reason."),
         refusals.family("isthmus_refusals", "Connections and requests refused, by stage, code and fault."),
         decisions.family(
             "isthmus_authorise_decisions",

@@ -37,6 +37,7 @@ pub(super) struct Shard {
     pub(super) accept_errors: Series<Box<str>, AtomicU64>,
     pub(super) handshakes: Series<Box<str>, AtomicU64>,
     pub(super) connects: Series<Box<str>, AtomicU64>,
+    pub(super) distrusted: Series<Box<str>, AtomicU64>,
     pub(super) refusals: Series<(Stage, Fault, &'static str), AtomicU64>,
     pub(super) decisions: Series<(Arc<str>, &'static str), AtomicU64>,
     pub(super) requests: Series<RequestKey, AtomicU64>,
@@ -92,6 +93,7 @@ pub struct Front {
     accept_errors: Cache<Box<str>, AtomicU64>,
     handshakes: Cache<Box<str>, AtomicU64>,
     connects: Cache<Box<str>, AtomicU64>,
+    distrusted: Cache<Box<str>, AtomicU64>,
     refusals: Cache<(Stage, Fault, &'static str), AtomicU64>,
     decisions: Cache<(Arc<str>, &'static str), AtomicU64>,
     requests: Cache<RequestKey, AtomicU64>,
@@ -107,6 +109,7 @@ impl Front {
             accept_errors: Cache::default(),
             handshakes: Cache::default(),
             connects: Cache::default(),
+            distrusted: Cache::default(),
             refusals: Cache::default(),
             decisions: Cache::default(),
             requests: Cache::default(),
@@ -208,6 +211,7 @@ impl Observer for Front {
                 text(&self.connects, &shard.connects, result);
                 shard.connect_seconds.observe(took);
             }
+            Event::Distrusted { reason, .. } => text(&self.distrusted, &shard.distrusted, reason),
             Event::Retried => add_one(&shard.retries),
             Event::Ejected => add_one(&shard.ejections),
             Event::Panicked => add_one(&shard.panics),

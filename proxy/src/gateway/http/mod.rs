@@ -34,7 +34,7 @@ use self::session::{HttpSession, Tick};
 use super::Gateway;
 use super::census::Entry;
 use super::refuse::Refused;
-use super::standing::Trust;
+use super::trust::Trust;
 use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;

@@ -15,7 +15,7 @@ use super::guarded::Framing;
 use crate::detect::Naming;
 use crate::gateway::Gateway;
 use crate::gateway::census::Entry;
-use crate::gateway::standing::Trust;
+use crate::gateway::trust::Trust;
 use crate::identity::Identity;
 use crate::record::Peer;
 
