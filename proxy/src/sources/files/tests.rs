@@ -134,7 +134,9 @@ fn each_wrong_set_has_its_message() {
         ("ca.crt", |m| m.write("ca.crt", m.read("ca.crt") + &m.read("tls.crt")), "is no CA's"),
         (
             "tls.key",
-            |m| m.write("tls.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n"),
+            |m| {
+                m.write("tls.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n")
+            },
             "is encrypted",
         ),
         ("ca.crl", |m| m.write("ca.crl", m.read("tls.crt")), "holds no CRL"),
@@ -231,7 +233,7 @@ async fn the_interval_and_the_demand_find_what_no_notice_told_of() {
         fs::rename(mount.path(name), elsewhere.path().join(name)).unwrap();
         symlink(elsewhere.path().join(name), mount.path(name)).unwrap();
     };
-    ["tls.crt", "tls.key", "ca.crt", "ca.crl"].map(linked);
+    ["tls.crt", "tls.key", "ca.crt", "ca.crl"].into_iter().for_each(linked);
     let renew = || {
         let next = leaf(&mount.anchor, today());
         mount.write("tls.crt", next.cert_pem());
