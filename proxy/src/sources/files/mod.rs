@@ -1,6 +1,6 @@
 //! Values that are made of files, kept as fresh as the files are.
 //!
-//! **In** a [`Recipe`]: which files, and what to make of them. **Out** a value in a [`Live`], replaced whole when the files
+//! **In** a [`Recipe`]: which files, and what to make of them. **Out** a value in a `Live`, replaced whole when the files
 //! hold something new and good, and a [`Status`] that says how that goes. **Refuses** a set of files that is half written,
 //! contradictory or otherwise no good, naming the file and the reason; what serves goes on serving.
 //!
