@@ -6,6 +6,7 @@
 //! Two kinds of threads: workers, each with its own runtime, carry the data; the runtime that this is called on carries
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
+mod assertions;
 mod state;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -15,7 +16,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context;
-use isthmus_probe::endpoint::Endpoint as Probe;
+use isthmus_probe::endpoint::{Endpoint as Probe, Page};
 use isthmus_probe::health::Health;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -26,6 +27,7 @@ use crate::authorise::Policy;
 use crate::config::Config;
 use crate::drain::{self, Drain, Phase};
 use crate::gateway::accept::{self, Door, Tally};
+use crate::gateway::assertion::Assertions;
 use crate::gateway::census::Census;
 use crate::gateway::probe::ProbePort;
 use crate::gateway::{Shared, worker};
@@ -124,7 +126,9 @@ impl App {
         let policy = Policy::compile(&config.file.authorise, Some(credentials.identity()), None)
             .context("the policy (authorise)")?;
         let health = Health::new();
-        let probe = Arc::new(Probe::new(Arc::clone(&health), config.probe()));
+        let credentials = Arc::new(Live::new(credentials));
+        let assertions = assertions::start(config, &credentials)?;
+        let probe = Arc::new(probe(config, &health, assertions.as_ref()));
         let (directory, demands) = Directory::new(config.route());
         let metrics = Arc::new(Metrics::new(config.metrics()));
         let access_log = AccessLog::start(&config.access_log()).context("the access log")?;
@@ -143,7 +147,10 @@ impl App {
             pool: config.pool(),
             relay: config.relay(),
             http: config.http(),
-            credentials: Arc::new(Live::new(credentials)),
+            identify: config.identify(),
+            assertions: assertions.clone(),
+            clusters: Arc::new(config.clusters()),
+            credentials,
             policy: Arc::new(Live::new(policy)),
             directory: Arc::clone(&directory),
             loads: Arc::default(),
@@ -157,6 +164,9 @@ impl App {
             drain: watch.clone(),
         };
         show(&metrics, &shared, &probe, &access_log);
+        if let Some(assertions) = &assertions {
+            assertions::show(&metrics, assertions);
+        }
 
         let control = Handle::current();
         let sources = start_sources(config, &directory)?;
@@ -230,6 +240,14 @@ impl App {
     pub fn is_ready(&self) -> bool {
         self.health.ready().is_ok()
     }
+}
+
+/// The probe's endpoint, with the keys of what is signed.
+fn probe(config: &Config, health: &Arc<Health>, assertions: Option<&Arc<Assertions>>) -> Probe {
+    let probe = Probe::new(Arc::clone(health), config.probe());
+    let Some(assertions) = assertions.map(Arc::clone) else { return probe };
+    let read = Box::new(move || assertions.key_set());
+    probe.with_page(Page { path: assertions::PATH, media_type: assertions::MEDIA_TYPE, read })
 }
 
 /// How often a drain looks whether it is done.
@@ -334,7 +352,11 @@ fn admin_sources(
 ) -> anyhow::Result<admin::Sources> {
     let metrics = Arc::clone(metrics);
     let reads = log.clone();
+    let keys = shared.assertions.clone().map(|assertions| -> Arc<dyn Fn() -> String + Send + Sync> {
+        Arc::new(move || assertions.key_set())
+    });
     Ok(admin::Sources {
+        keys,
         ready: Arc::clone(health),
         metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
         state: state::reader(shared.clone(), Arc::clone(health), Arc::clone(probe)),

@@ -7,6 +7,7 @@
 //! Configuration stands above the stages: it knows their settings, and no stage knows it.
 
 pub mod file;
+mod identify;
 pub mod reference;
 pub mod scalar;
 
@@ -139,6 +140,7 @@ impl Config {
                 return wrong(key, &format!("port {} is taken by another listener of this file", addr.port()));
             }
         }
+        self.check_identify()?;
         self.check_services()
     }
 

@@ -45,6 +45,11 @@ impl Trust {
         &self.peer.identity
     }
 
+    /// The peer's own certificate, in DER.
+    pub(super) fn leaf(&self) -> &[u8] {
+        self.peer.chain.first().map_or(&[], |leaf| leaf)
+    }
+
     /// Ends when the peer's chain would no longer be accepted. Cancel safe.
     pub(crate) async fn lost(&self) -> Refused {
         let mut changes = self.changes.clone();

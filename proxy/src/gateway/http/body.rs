@@ -13,11 +13,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::HeaderName;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
+use super::identify;
 use crate::balance::{Failure, Guard};
 use crate::connect::Streamed;
 
@@ -157,10 +159,17 @@ struct Shared {
     failed: Cell<bool>,
     received: Rc<Cell<u64>>,
     gate: Option<Arc<Gate>>,
+    /// The field of the client's assertion, which trailers may not hold either.
+    assertion: HeaderName,
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, received: Rc<Cell<u64>>, gate: Option<Arc<Gate>>) -> Self {
+    pub(crate) fn new(
+        incoming: Incoming,
+        received: Rc<Cell<u64>>,
+        gate: Option<Arc<Gate>>,
+        assertion: HeaderName,
+    ) -> Self {
         if incoming.is_end_stream() {
             return Self(None);
         }
@@ -170,6 +179,7 @@ impl RequestBody {
             failed: Cell::new(false),
             received,
             gate,
+            assertion,
         })))
     }
 
@@ -199,14 +209,17 @@ impl http_body::Body for RequestBody {
         {
             return Poll::Pending;
         }
-        let polled = Pin::new(&mut *shared.incoming.borrow_mut()).poll_frame(cx);
-        match &polled {
+        let mut polled = Pin::new(&mut *shared.incoming.borrow_mut()).poll_frame(cx);
+        match &mut polled {
             Poll::Pending => {}
             Poll::Ready(None) => shared.touched.set(true),
             Poll::Ready(Some(Ok(frame))) => {
                 shared.touched.set(true);
                 if let Some(data) = frame.data_ref() {
                     shared.received.set(shared.received.get() + data.len() as u64);
+                }
+                if let Some(trailers) = frame.trailers_mut() {
+                    identify::clean_trailers(trailers, &shared.assertion);
                 }
             }
             Poll::Ready(Some(Err(_))) => {

@@ -111,14 +111,14 @@ async fn proceed(
     exchange.passed(Stage::Route);
     let routed = routed?;
 
-    headers::identify(&mut parts.headers, &own, &session.client, &ask.target);
     if ask.leaves.is_some() {
         return upgrade::proceed(session, ask, routed, parts, body, exchange).await;
     }
     headers::strip_hop_by_hop(&mut parts.headers);
+    session.identify(&ask.target, &mut parts.headers);
 
     let gate = expects_continue(&mut parts);
-    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone());
+    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), gateway.identify.assertion_header.clone());
     let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
     let (response, guard) = deliver(session, &ask, &routed, (head, body), gate, exchange).await?;
     Ok(to_client(response, guard, &ask))

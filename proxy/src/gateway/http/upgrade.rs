@@ -63,10 +63,12 @@ pub(super) async fn proceed(
         None | Some(Leaves::Connect) => connect(session, routed, client, standing, exchange).await,
         Some(Leaves::Upgrade(protocol)) => {
             headers::strip_hop_by_hop(&mut parts.headers);
+            session.identify(&ask.target, &mut parts.headers);
             switch(session, Switch { ask, routed, parts, client, standing, protocol, over_h2: false }, exchange).await
         }
         Some(Leaves::Extended(protocol)) => {
             headers::strip_hop_by_hop(&mut parts.headers);
+            session.identify(&ask.target, &mut parts.headers);
             switch(session, Switch { ask, routed, parts, client, standing, protocol, over_h2: true }, exchange).await
         }
     }

@@ -22,7 +22,7 @@ fn a_request_as_json() {
         text(&record, Format::Json),
         "{\"time\":\"2026-05-28T20:26:40.123456Z\",\"kind\":\"request\",\"outcome\":\"served\",\
          \"client_addr\":\"192.0.2.7:40123\",\"client_identity\":\"web.shop.serviceaccount.identity.west\",\
-         \"sni\":\"gateway.example\",\"protocol\":\"http/2\",\"target\":\"cart.shop:80\",\"endpoint\":\"10.0.0.1:8080\",\
+         \"client_namespace\":\"shop\",\"client_service_account\":\"web\",\"sni\":\"gateway.example\",\"protocol\":\"http/2\",\"target\":\"cart.shop:80\",\"endpoint\":\"10.0.0.1:8080\",\
          \"rule\":\"shop\",\"method\":\"GET\",\"path\":\"/cart\",\"status\":200,\"user_agent\":\"curl/8\",\
          \"bytes_received\":10,\"bytes_sent\":2000,\"duration_us\":7000,\"authorise_us\":3,\"relay_us\":7000}\n"
     );
@@ -38,7 +38,7 @@ fn a_refused_connection_as_text() {
     assert_eq!(
         text(&record, Format::Text),
         "time=2026-05-28T20:26:40.123456Z kind=connection outcome=refused stage=tls code=tls.untrusted fault=client \
-         client_addr=192.0.2.7:40123 client_identity=web.shop.serviceaccount.identity.west sni=gateway.example \
+         client_addr=192.0.2.7:40123 client_identity=web.shop.serviceaccount.identity.west client_namespace=shop client_service_account=web sni=gateway.example \
          rule=\"the rule\" bytes_received=10 bytes_sent=2000 duration_us=7000 authorise_us=3 relay_us=7000\n"
     );
 }

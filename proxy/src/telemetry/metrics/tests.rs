@@ -52,9 +52,9 @@ fn shards_add_up() {
             "isthmus_balance_ejections_total{} 2",
             "isthmus_relay_panics_total{} 2",
             "isthmus_refusals_total{stage=\"authorise\",code=\"authorise.denied\",fault=\"policy\"} 2",
-            "isthmus_relay_requests_total{service=\"cart.shop.svc.cluster.local:80\",client_namespace=\"shop\",\
+            "isthmus_relay_requests_total{service=\"cart.shop.svc.cluster.local:80\",client_cluster=\"\",client_namespace=\"shop\",\
              client=\"web\",protocol=\"http/2\",status=\"200\",grpc_status=\"\"} 2",
-            "isthmus_relay_requests_total{service=\"other\",client_namespace=\"shop\",\
+            "isthmus_relay_requests_total{service=\"other\",client_cluster=\"\",client_namespace=\"shop\",\
              client=\"web\",protocol=\"http/2\",status=\"403\",grpc_status=\"\"} 2",
             "isthmus_relay_bytes_total{direction=\"sent\",service=\"cart.shop.svc.cluster.local:80\"} 4000",
             "isthmus_relay_request_seconds_count{service=\"cart.shop.svc.cluster.local:80\",protocol=\"http/2\"} 2",
@@ -79,9 +79,9 @@ fn connections_and_their_bytes() {
     assert_lines(
         &page,
         &[
-            "isthmus_relay_connections_total{protocol=\"http/2\",service=\"db.shop:5432\",client_namespace=\"shop\",\
+            "isthmus_relay_connections_total{protocol=\"http/2\",service=\"db.shop:5432\",client_cluster=\"\",client_namespace=\"shop\",\
              client=\"web\",outcome=\"served\"} 1",
-            "isthmus_relay_connections_total{protocol=\"opaque\",service=\"db.shop:5432\",client_namespace=\"shop\",\
+            "isthmus_relay_connections_total{protocol=\"opaque\",service=\"db.shop:5432\",client_cluster=\"\",client_namespace=\"shop\",\
              client=\"web\",outcome=\"abandoned\"} 1",
             "isthmus_relay_bytes_total{direction=\"received\",service=\"db.shop:5432\"} 10",
         ],
