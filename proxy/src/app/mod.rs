@@ -352,9 +352,10 @@ fn admin_sources(
 ) -> anyhow::Result<admin::Sources> {
     let metrics = Arc::clone(metrics);
     let reads = log.clone();
-    let keys = shared.assertions.clone().map(|assertions| -> Arc<dyn Fn() -> String + Send + Sync> {
-        Arc::new(move || assertions.key_set())
-    });
+    let keys = shared
+        .assertions
+        .clone()
+        .map(|assertions| -> Arc<dyn Fn() -> String + Send + Sync> { Arc::new(move || assertions.key_set()) });
     Ok(admin::Sources {
         keys,
         ready: Arc::clone(health),

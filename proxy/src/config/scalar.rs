@@ -221,7 +221,10 @@ impl FromStr for FieldName {
         let lower = name.as_str();
         let taken = TAKEN.contains(&lower) || identify::RESERVED.contains(&lower) || lower.starts_with("l5d-");
         if taken {
-            return Err(format!("`{text}` has a meaning of its own; take another name, such as {}", identify::ASSERTION));
+            return Err(format!(
+                "`{text}` has a meaning of its own; take another name, such as {}",
+                identify::ASSERTION
+            ));
         }
         Ok(Self(name))
     }
@@ -278,7 +281,9 @@ impl FromStr for FingerprintText {
     fn from_str(text: &str) -> Result<Self, String> {
         let digits = || inspect::unhex(text)?.try_into().ok();
         digits().map(Self).ok_or_else(|| {
-            format!("`{text}` is no SHA-256 fingerprint; write 64 hexadecimal digits, as `isthmus certs show` prints them")
+            format!(
+                "`{text}` is no SHA-256 fingerprint; write 64 hexadecimal digits, as `isthmus certs show` prints them"
+            )
         })
     }
 }
@@ -291,7 +296,8 @@ impl fmt::Display for FingerprintText {
 
 shown_by_its_inside!(ClusterName, FieldName);
 
-text_scalar!(FieldName, "FieldName", "the name of an HTTP header", r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", |text| text.parse());
+text_scalar!(FieldName, "FieldName", "the name of an HTTP header", r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", |text| text
+    .parse());
 text_scalar!(ClusterName, "ClusterName", "the name of a cluster", r"^[A-Za-z0-9_./:-]{1,63}$", |text| text.parse());
 text_scalar!(
     FingerprintText,

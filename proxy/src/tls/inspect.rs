@@ -238,11 +238,8 @@ pub fn subject(der: &[u8]) -> String {
         let value = value.strip_suffix(' ').map_or_else(|| value.clone(), |text| format!("{text}\\20"));
         format!("{kind}={value}")
     };
-    let mut parts: Vec<String> = x509
-        .subject()
-        .iter_rdn()
-        .map(|rdn| rdn.iter().map(attribute).collect::<Vec<_>>().join("+"))
-        .collect();
+    let mut parts: Vec<String> =
+        x509.subject().iter_rdn().map(|rdn| rdn.iter().map(attribute).collect::<Vec<_>>().join("+")).collect();
     parts.reverse();
     Some(parts.join(",")).filter(|text| text.len() <= MAX_BYTES).unwrap_or_default()
 }

@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn other_keys_are_refused() {
         let cut = key_pem().replace("END", "");
-        for (contents, what) in [("", "no private key"), ("nonsense", "no private key"), (cut.as_str(), "cannot be used")]
+        for (contents, what) in
+            [("", "no private key"), ("nonsense", "no private key"), (cut.as_str(), "cannot be used")]
         {
             let error = Signer::from_pem(&File::new("k.pem", contents)).expect_err("refused");
             assert!(error.to_string().starts_with("k.pem: ") && error.to_string().contains(what), "{error}");

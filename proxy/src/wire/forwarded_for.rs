@@ -39,11 +39,9 @@ mod tests {
 
     #[test]
     fn addresses_as_everybody_writes_them() {
-        for (addr, want) in [
-            ("192.0.2.1", "192.0.2.1"),
-            ("::ffff:192.0.2.1", "192.0.2.1"),
-            ("2001:DB8::1", "2001:db8::1"),
-        ] {
+        for (addr, want) in
+            [("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("2001:DB8::1", "2001:db8::1")]
+        {
             assert_eq!(address(addr.parse().expect("an address")), want);
         }
     }
@@ -59,7 +57,8 @@ mod tests {
             (&["\"><script>"], "192.0.2.1"),
             (&[long.as_str()], "192.0.2.1"),
         ] {
-            let values: Vec<HeaderValue> = earlier.iter().map(|v| HeaderValue::try_from(*v).expect("a value")).collect();
+            let values: Vec<HeaderValue> =
+                earlier.iter().map(|v| HeaderValue::try_from(*v).expect("a value")).collect();
             assert_eq!(appended(&values, &own), want, "{earlier:?}");
         }
     }

@@ -246,8 +246,7 @@ impl Prepared {
         let Some(assertions) = pen.assertions else { return };
         if service.assertion.as_ref().is_none_or(|issued| issued.renew_at <= Instant::now()) {
             let cluster = caller.peer.cluster.as_deref();
-            let claims =
-                Claims { issuer: &own, subject: caller.identity, audience: &target.name, cluster, network };
+            let claims = Claims { issuer: &own, subject: caller.identity, audience: &target.name, cluster, network };
             service.assertion = assertions.issue(&claims, SystemTime::now());
         }
         if let Some(issued) = &service.assertion {
@@ -276,4 +275,4 @@ fn network(peer: SocketAddr, balancers: &[IpNet]) -> Option<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

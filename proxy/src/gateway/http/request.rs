@@ -118,7 +118,8 @@ async fn proceed(
     session.identify(&ask.target, &mut parts.headers);
 
     let gate = expects_continue(&mut parts);
-    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), gateway.identify.assertion_header.clone());
+    let body =
+        RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), gateway.identify.assertion_header.clone());
     let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
     let (response, guard) = deliver(session, &ask, &routed, (head, body), gate, exchange).await?;
     Ok(to_client(response, guard, &ask))

@@ -44,6 +44,21 @@ fn a_refused_connection_as_text() {
 }
 
 #[test]
+fn a_client_is_told_by_cluster_namespace_and_account() {
+    let shown = |identity: &str, cluster: Option<&str>| {
+        let mut record = samples::request(identity, "cart.shop:80", 200);
+        record.peer = Arc::new(Peer { cluster: cluster.map(Into::into), ..Peer::clone(&record.peer) });
+        let line: serde_json::Value = serde_json::from_str(&text(&record, Format::Json)).expect("JSON");
+        ["client_cluster", "client_namespace", "client_service_account"]
+            .map(|key| line[key].as_str().map(str::to_owned))
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(shown(WEB, Some("west")), [some("west"), some("shop"), some("web")]);
+    assert_eq!(shown("spiffe://west/ns/shop/sa/web", None), [None, some("shop"), some("web")]);
+    assert_eq!(shown("spiffe://west/web", Some("west")), [some("west"), None, None]);
+}
+
+#[test]
 fn a_query_shows_only_where_asked_for() {
     let record = samples::request(WEB, "cart.shop:80", 200);
     let shown = |query| String::from_utf8(line(&record, Format::Json, query)).expect("text").contains("token");

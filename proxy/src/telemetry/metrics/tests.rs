@@ -102,6 +102,26 @@ fn identities_with_equal_labels_make_one_series() {
 }
 
 #[test]
+fn clusters_tell_clients_of_one_name_apart() {
+    let metrics = Metrics::new(Settings::default());
+    let worker = metrics.front();
+    for cluster in ["west", "north", "west"] {
+        let mut record = samples::request(WEB, "cart.shop:80", 200);
+        let peer = crate::record::Peer::clone(&record.peer);
+        record.peer = Arc::new(crate::record::Peer { cluster: Some(cluster.into()), ..peer });
+        worker.closed(&record);
+    }
+    let page = metrics.render(true);
+    assert!(page.contains("client_cluster=\"west\",client_namespace=\"shop\",client=\"web\""), "{page}");
+    let count = |cluster: &str| {
+        let label = format!("client_cluster=\"{cluster}\"");
+        let mut lines = page.lines().filter(|l| l.starts_with("isthmus_relay_requests_total") && l.contains(&label));
+        lines.next().and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+    };
+    assert_eq!((count("west"), count("north")), (Some(2), Some(1)));
+}
+
+#[test]
 fn label_sets_end() {
     let metrics = Metrics::new(Settings { max_services: 2, max_clients: 3, max_series: 4 });
     let worker = metrics.front();
