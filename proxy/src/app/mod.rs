@@ -6,6 +6,7 @@
 //! Two kinds of threads: workers, each with its own runtime, carry the data; the runtime that this is called on carries
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
+mod assertions;
 mod state;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -15,7 +16,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use isthmus_probe::endpoint::Endpoint as Probe;
+use isthmus_probe::endpoint::{Endpoint as Probe, Page};
 use isthmus_probe::health::Health;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -26,6 +27,7 @@ use crate::authorise::Policy;
 use crate::config::Config;
 use crate::drain::{self, Drain, Phase};
 use crate::gateway::accept::{self, Door, Tally};
+use crate::gateway::assertion::Assertions;
 use crate::gateway::census::Census;
 use crate::gateway::probe::ProbePort;
 use crate::gateway::watchers::Watchers;
@@ -129,7 +131,9 @@ impl App {
         let policy = Policy::compile(&config.file.authorise, Some(credentials.identity()), None)
             .context("the policy (authorise)")?;
         let health = Health::new();
-        let probe = Arc::new(Probe::new(Arc::clone(&health), config.probe()));
+        let credentials = Arc::new(Live::new(credentials));
+        let assertions = assertions::start(config, &credentials)?;
+        let probe = Arc::new(probe(config, &health, assertions.as_ref()));
         let (directory, demands) = Directory::new(config.route());
         let metrics = Arc::new(Metrics::new(config.metrics()));
         let access_log = AccessLog::start(&config.access_log()).context("the access log")?;
@@ -148,7 +152,10 @@ impl App {
             pool: config.pool(),
             relay: config.relay(),
             http: config.http(),
-            credentials: Arc::new(Live::new(credentials)),
+            identify: config.identify(),
+            assertions: assertions.clone(),
+            clusters: Arc::new(config.clusters()),
+            credentials,
             policy: Arc::new(Live::new(policy)),
             directory: Arc::clone(&directory),
             loads: Arc::default(),
@@ -167,6 +174,9 @@ impl App {
         let recent = Recent::default();
         show(&metrics, &shared, &probe, &access_log);
         show_reloads(&metrics, reload.clone());
+        if let Some(assertions) = &assertions {
+            assertions::show(&metrics, assertions);
+        }
 
         let control = Handle::current();
         let sources = start_sources(config, &directory)?;
@@ -276,6 +286,14 @@ impl App {
     }
 }
 
+/// The probe's endpoint, with the keys of what is signed.
+fn probe(config: &Config, health: &Arc<Health>, assertions: Option<&Arc<Assertions>>) -> Probe {
+    let probe = Probe::new(Arc::clone(health), config.probe());
+    let Some(assertions) = assertions.map(Arc::clone) else { return probe };
+    let read = Box::new(move || assertions.key_set());
+    probe.with_page(Page { path: assertions::PATH, media_type: assertions::MEDIA_TYPE, read })
+}
+
 /// How often a drain looks whether it is done.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -381,7 +399,13 @@ fn admin_sources(
 ) -> anyhow::Result<admin::Sources> {
     let metrics = Arc::clone(metrics);
     let reads = log.clone();
+    let keys = seen
+        .shared
+        .assertions
+        .clone()
+        .map(|assertions| -> Arc<dyn Fn() -> String + Send + Sync> { Arc::new(move || assertions.key_set()) });
     Ok(admin::Sources {
+        keys,
         ready: Arc::clone(&seen.health),
         metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
         state: Arc::new(move || seen.page()),

@@ -61,6 +61,7 @@ impl Config {
                 return wrong(key, &format!("port {} is taken by another listener of this file", addr.port()));
             }
         }
+        self.check_identify()?;
         self.check_services()
     }
 

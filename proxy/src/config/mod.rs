@@ -8,6 +8,7 @@
 
 mod check;
 pub mod file;
+mod identify;
 pub mod reference;
 pub mod scalar;
 

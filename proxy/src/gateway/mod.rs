@@ -8,7 +8,9 @@
 
 pub mod accept;
 mod admit;
+pub mod assertion;
 pub mod census;
+pub mod clusters;
 mod connection;
 mod dial;
 pub mod http;
@@ -34,7 +36,9 @@ use ::http::{HeaderMap, Request, Response};
 use isthmus_probe::endpoint::Endpoint;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
+use self::assertion::Assertions;
 use self::census::Census;
+use self::clusters::Clusters;
 use self::dial::Dialer;
 use self::http::body::RequestBody;
 use self::rechecks::Rechecks;
@@ -76,6 +80,12 @@ pub struct Shared {
     pub relay: relay::Settings,
     /// `http:`
     pub http: http::Settings,
+    /// `identify:`, the fields.
+    pub identify: http::identify::Settings,
+    /// `identify:`, the signed assertion, where it is on.
+    pub assertions: Option<Arc<Assertions>>,
+    /// `identify:`, which cluster is which.
+    pub clusters: Arc<Clusters>,
     /// The gateway's own chain, key, roots and CRLs.
     pub credentials: Arc<Live<Credentials>>,
     /// Who may reach what.
@@ -116,6 +126,9 @@ pub(crate) struct Gateway {
     pub(crate) balance: balance::Settings,
     pub(crate) relay: relay::Settings,
     pub(crate) http: http::Settings,
+    pub(crate) identify: http::identify::Settings,
+    pub(crate) assertions: Option<Arc<Assertions>>,
+    pub(crate) clusters: Arc<Clusters>,
     pub(crate) credentials: Arc<Live<Credentials>>,
     pub(crate) policy: Arc<Live<Policy>>,
     pub(crate) directory: Arc<Directory>,
@@ -154,6 +167,9 @@ impl Gateway {
             balance: shared.balance.clone(),
             relay: shared.relay,
             http: shared.http.clone(),
+            identify: shared.identify.clone(),
+            assertions: shared.assertions.clone(),
+            clusters: Arc::clone(&shared.clusters),
             credentials: Arc::clone(&shared.credentials),
             policy: Arc::clone(&shared.policy),
             directory: Arc::clone(&shared.directory),

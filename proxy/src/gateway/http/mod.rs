@@ -11,6 +11,7 @@ pub(crate) mod body;
 pub(crate) mod exchange;
 mod guarded;
 mod headers;
+pub mod identify;
 mod request;
 pub(super) mod session;
 mod upgrade;
