@@ -231,7 +231,7 @@ async fn the_interval_and_the_demand_find_what_no_notice_told_of() {
         fs::rename(mount.path(name), elsewhere.path().join(name)).unwrap();
         symlink(elsewhere.path().join(name), mount.path(name)).unwrap();
     };
-    ["tls.crt", "tls.key", "ca.crt", "ca.crl"].map(linked);
+    ["tls.crt", "tls.key", "ca.crt", "ca.crl"].into_iter().for_each(linked);
     let renew = || {
         let next = leaf(&mount.anchor, today());
         mount.write("tls.crt", next.cert_pem());
