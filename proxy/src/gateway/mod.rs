@@ -4,7 +4,7 @@
 //! to bottom: start reading there.** `tcp.rs` is its opaque branch, `http/` its request branch; `refuse.rs` the one table
 //! of what a refused peer sees.
 //!
-//! [`Gateway`] holds the stages as named fields, one value per worker. Every stage is handed its own arguments only.
+//! `Gateway` holds the stages as named fields, one value per worker. Every stage is handed its own arguments only.
 
 pub mod accept;
 mod admit;

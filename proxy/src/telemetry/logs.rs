@@ -231,8 +231,17 @@ impl Refusals {
 }
 
 /// What comes from port scans and health checks rather than from peers that meant us.
-const NOISE: [&str; 8] =
-    ["accept.eof", "accept.io", "detect.eof", "tls.eof", "tls.foreign_sni", "tls.io", "tls.no_sni", "tls.plaintext"];
+const NOISE: [&str; 9] = [
+    "accept.eof",
+    "accept.io",
+    "detect.eof",
+    "relay.client_reset",
+    "tls.eof",
+    "tls.foreign_sni",
+    "tls.io",
+    "tls.no_sni",
+    "tls.plaintext",
+];
 
 /// Whether a refusal is of the kind that any open port sees all day.
 pub(super) fn is_noise(code: &str, fault: Fault) -> bool {
