@@ -1,0 +1,7 @@
+//! The end-to-end cases, by stage. Each starts a gateway of its own, knocks at its front door, and looks at the bytes, the
+//! metric and the access-log line of the same event.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod demo;
+mod tls;
