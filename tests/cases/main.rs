@@ -3,5 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod authorise;
 mod demo;
+mod detect;
+mod route;
 mod tls;
