@@ -130,6 +130,15 @@ pub struct Request {
     pub retries: u32,
 }
 
+/// What a policy that is only audited would have refused, and by which rule.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Audit {
+    /// The code of the refusal.
+    pub code: &'static str,
+    /// The rule, where one decided.
+    pub rule: Option<Arc<str>>,
+}
+
 /// One connection (without `request`) or one request (with it), from start to end.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -157,6 +166,8 @@ pub struct Record {
     pub request: Option<Box<Request>>,
     /// How it ended.
     pub outcome: Outcome,
+    /// What enforcing the policy would have said, where it is only audited.
+    pub audit: Option<Box<Audit>>,
     /// What the log says of a refusal beyond its code. Never shown to the peer.
     pub detail: Option<Box<str>>,
 }
@@ -177,6 +188,7 @@ impl Record {
             stages: [Duration::ZERO; 8],
             request: None,
             outcome: Outcome::Abandoned,
+            audit: None,
             detail: None,
         }
     }

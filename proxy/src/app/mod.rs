@@ -28,15 +28,19 @@ use crate::drain::{self, Drain, Phase};
 use crate::gateway::accept::{self, Door, Tally};
 use crate::gateway::census::Census;
 use crate::gateway::probe::ProbePort;
+use crate::gateway::watchers::Watchers;
 use crate::gateway::{Shared, worker};
 use crate::live::Live;
 use crate::record::{Event, Observer};
-use crate::route::Directory;
+use crate::route::{Claim, Directory};
+use crate::sources::dns::Dns;
+use crate::sources::fixed::Fixed;
+use crate::sources::{self, Report, Source};
+use crate::telemetry::Fan;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Kind, Metrics, Reading};
 use crate::telemetry::watch::{Certificates, Root};
-use crate::telemetry::Fan;
 use crate::tls::Credentials;
 use crate::{admin, tls};
 
@@ -56,7 +60,8 @@ impl Sockets {
     pub fn bind(config: &Config) -> anyhow::Result<Self> {
         let backlog = config.accept().backlog;
         let one = |key: &str, addr: SocketAddr| {
-            accept::bind(addr, backlog).with_context(|| format!("cannot listen on {addr} ({key}); is another process there?"))
+            accept::bind(addr, backlog)
+                .with_context(|| format!("cannot listen on {addr} ({key}); is another process there?"))
         };
         let [gateway, probe, admin] = config.listeners();
         Ok(Self {
@@ -110,7 +115,12 @@ pub struct Drained {
 
 impl App {
     /// Starts everything on the runtime it is called on, and the workers beside it.
-    pub async fn start(config: &Config, credentials: Credentials, sockets: Sockets, log: Option<LogHandle>) -> anyhow::Result<Self> {
+    pub async fn start(
+        config: &Config,
+        credentials: Credentials,
+        sockets: Sockets,
+        log: Option<LogHandle>,
+    ) -> anyhow::Result<Self> {
         let (drain, watch) = drain::channel();
         let policy = Policy::compile(&config.file.authorise, Some(credentials.identity()), None)
             .context("the policy (authorise)")?;
@@ -139,6 +149,7 @@ impl App {
             directory: Arc::clone(&directory),
             loads: Arc::default(),
             census: Census::new(config.file.accept.max_connections_per_identity),
+            watchers: Watchers::new(config.file.authorise.observe, config.file.authorise.observed),
             max_handshakes: config.file.tls.max_handshakes,
             probe: Arc::clone(&probe),
             probe_ports: vec![config.file.probe.listen.port(), addrs.probe.port()],
@@ -150,8 +161,9 @@ impl App {
         show(&metrics, &shared, &probe, &access_log);
 
         let control = Handle::current();
-        directory.replace(crate::route::Claim(0), config.services());
-        std::mem::forget(demands);
+        let sources = start_sources(config, &directory)?;
+        show_sources(&metrics, &sources);
+        drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources)));
 
         let (doors, workers) = start_workers(config, &shared, &metrics, &access_log)?;
         let tally = AcceptTally(Arc::clone(&metrics));
@@ -201,7 +213,9 @@ impl App {
         self.drain.advance(Phase::Draining);
         self.drain.advance(Phase::Cut);
         let workers = self.workers;
-        let joined = tokio::task::spawn_blocking(move || workers.into_iter().map(std::thread::JoinHandle::join).all(|end| end.is_ok()));
+        let joined = tokio::task::spawn_blocking(move || {
+            workers.into_iter().map(std::thread::JoinHandle::join).all(|end| end.is_ok())
+        });
         if !matches!(tokio::time::timeout(LAST_WAIT, joined).await, Ok(Ok(true))) {
             tracing::warn!("a worker did not end in order");
         }
@@ -263,6 +277,54 @@ fn start_workers(
 
 /// Log lines of one refusal code per second and worker.
 const LINES_PER_CODE: u32 = 5;
+
+/// The sources of services, in the order in which they are asked.
+fn start_sources(config: &Config, directory: &Arc<Directory>) -> anyhow::Result<Vec<Arc<dyn Source>>> {
+    let fixed = Fixed::new(Claim(0), config.services());
+    fixed.publish(directory);
+    let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(fixed)];
+    if let Some(settings) = config.dns() {
+        sources.push(Arc::new(Dns::new(Claim(1), settings, Handle::current()).context("DNS (sources.dns)")?));
+    }
+    Ok(sources)
+}
+
+/// How old what the sources say is.
+fn show_sources(metrics: &Metrics, sources: &[Arc<dyn Source>]) {
+    let each = |sources: &[Arc<dyn Source>], read: fn(&Report) -> Option<f64>| {
+        let sources = sources.to_vec();
+        move || {
+            let rows = sources.iter().map(|source| source.report());
+            let read = |report: Report| {
+                Some(Reading { labels: vec![("source", report.name.to_owned())], value: read(&report)? })
+            };
+            rows.filter_map(read).collect()
+        }
+    };
+    let age = |report: &Report| report.age.map(|age| age.as_secs_f64());
+    metrics.read(
+        "isthmus_sources_age_seconds",
+        "Since a source last heard from what it watches",
+        Kind::Gauge,
+        each(sources, age),
+    );
+    #[expect(clippy::cast_precision_loss, reason = "a count of failures is shown, not calculated with")]
+    let failures = |report: &Report| Some(report.failures as f64);
+    metrics.read(
+        "isthmus_sources_failures",
+        "Questions of a source that got no answer",
+        Kind::Counter,
+        each(sources, failures),
+    );
+    #[expect(clippy::cast_precision_loss, reason = "as above")]
+    let services = |report: &Report| Some(report.services as f64);
+    metrics.read(
+        "isthmus_sources_services",
+        "Services that a source keeps current",
+        Kind::Gauge,
+        each(sources, services),
+    );
+}
 
 /// What the admin server reads.
 fn admin_sources(

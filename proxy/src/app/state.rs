@@ -29,6 +29,7 @@ pub(super) fn state(shared: &Shared, health: &Health, probe: &Probe) -> Value {
         "identity": identity(shared),
         "services": services(shared),
         "endpoints": endpoints(shared),
+        "policy": policy(shared),
         "clients": clients(shared),
         "connections": connections(shared),
         "probes": {
@@ -99,6 +100,12 @@ fn endpoints(shared: &Shared) -> Value {
         })
     });
     rows.collect()
+}
+
+/// The rules in force, and what they refused or would refuse, by client, service and call.
+fn policy(shared: &Shared) -> Value {
+    let (observed, beyond) = shared.watchers.observations();
+    json!({ "rules": shared.policy.load().rules(), "replaced": shared.policy.version(), "observed": observed, "beyond": beyond })
 }
 
 fn clients(shared: &Shared) -> Value {

@@ -17,6 +17,12 @@ impl<T> Admitted<T> {
         Self(value)
     }
 
+    /// One that nobody decided about, for the tests of the rooms behind this one.
+    #[cfg(test)]
+    pub(crate) fn for_tests(value: T) -> Self {
+        Self(value)
+    }
+
     /// Gives the value up, and the proof with it.
     pub fn into_inner(self) -> T {
         self.0

@@ -9,7 +9,6 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use crate::addr::Name;
 use crate::identity::Identity;
 
 use super::index::{Clients, Pairs, Services};
+use super::invalid::{Invalid, InvalidPolicy, Wrong};
 use super::limits::{Bounds, Cell, Grant};
 use super::path::PathPattern;
 use super::pattern::{BadPattern, ClientPattern, ServicePattern, trust_domain};
@@ -28,98 +28,6 @@ use super::settings::{
     Action, GrpcSettings, HttpSettings, LimitSettings, Mode, NetworkSettings, RuleSettings, Settings,
 };
 use super::words::nearest;
-
-/// One entry of a policy that cannot be meant.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Invalid {
-    /// The rule, by its place in the list and its name; absent for what stands outside the rules.
-    pub rule: Option<(usize, String)>,
-    /// The field, such as `services[1]`, `http.paths[0]` or `limits.burst`.
-    pub field: String,
-    /// What stands there.
-    pub found: String,
-    /// What is wrong with it.
-    pub wrong: Wrong,
-    /// The nearest right form.
-    pub nearest: Option<String>,
-}
-
-/// What can be wrong.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Wrong {
-    /// A deny rule with limits.
-    #[error("a deny rule lets nothing through that could be limited")]
-    DenyWithLimits,
-    /// Two rules of one name.
-    #[error("another rule has this name already")]
-    DuplicateName,
-    /// A list or map that is there, but empty.
-    #[error("it is there but empty: leave it out to set no condition")]
-    Empty,
-    /// A header field's name.
-    #[error("not the name of a header field that can be asked for")]
-    Header,
-    /// A method.
-    #[error("not a method: methods are written in capitals")]
-    Method,
-    /// A rule's name.
-    #[error("a rule's name has 1 to 128 letters, digits, '.', '_', '-' or '/'")]
-    Name,
-    /// A network.
-    #[error("not a network: {0}")]
-    Network(&'static str),
-    /// The name of a gRPC service or method.
-    #[error("not the name of a gRPC service or method")]
-    Grpc,
-    /// A pattern of clients, services, hosts or paths.
-    #[error("{0}")]
-    Pattern(String),
-    /// Audit where nothing could be refused.
-    #[error("an allow rule without limits refuses nothing, so there is nothing to audit")]
-    NothingToAudit,
-    /// More pairs of services and clients than are kept.
-    #[error("too many pairs of services and clients (more than a million in all): use wildcards, or fewer entries")]
-    TooManyPairs,
-    /// A trust domain.
-    #[error("not a trust domain: a DNS name such as cluster.local")]
-    TrustDomain,
-    /// A limit of zero.
-    #[error("a limit of zero lets nothing through: write a deny rule instead")]
-    ZeroLimit,
-    /// A burst without a rate.
-    #[error("a burst belongs to requests_per_second, which is not set")]
-    BurstWithoutRate,
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((index, name)) = &self.rule {
-            write!(f, "rule {name:?} (number {}), ", index + 1)?;
-        }
-        write!(f, "{}: {:?}: {}", self.field, self.found, self.wrong)?;
-        match &self.nearest {
-            Some(nearest) => write!(f, "; did you mean {nearest:?}?"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for Invalid {}
-
-/// All that is wrong with a policy: never empty.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct InvalidPolicy(pub Vec<Invalid>);
-
-impl fmt::Display for InvalidPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, invalid) in self.0.iter().enumerate() {
-            write!(f, "{}{invalid}", if at > 0 { "\n" } else { "" })?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for InvalidPolicy {}
 
 /// What is compiled: rules in order, and the index over them.
 #[derive(Debug, Default)]
@@ -199,6 +107,23 @@ fn specificity(rule: &Rule) -> [usize; 7] {
         usize::from(!rule.http.hosts.is_empty()),
         usize::from(!rule.networks.is_empty()),
     ]
+}
+
+/// Reads a method as rules may name it, or says which is nearest.
+pub(super) fn method(text: &str) -> Result<http::Method, Option<String>> {
+    const KNOWN: [&str; 16] = [
+        "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LOCK", "MKCOL", "MOVE", "OPTIONS", "PATCH", "POST", "PROPFIND",
+        "PUT", "REPORT", "TRACE", "UNLOCK",
+    ];
+    let near = if KNOWN.contains(&text) { None } else { nearest(text, KNOWN) };
+    let capitals = !text.is_empty() && !text.bytes().any(|b| b.is_ascii_lowercase());
+    match http::Method::from_bytes(text.as_bytes()) {
+        Ok(method) if capitals && near.is_none() => Ok(method),
+        _ => {
+            let nearest = near.map_or_else(|| text.to_ascii_uppercase(), str::to_owned);
+            Err(Some(nearest).filter(|nearest| nearest != text))
+        }
+    }
 }
 
 /// Reads words, and collects what is wrong with them.
@@ -335,7 +260,8 @@ impl Reader {
         if *words == HttpSettings::default() {
             self.wrong("http", "{}", Wrong::Empty, None);
         }
-        let methods = self.list("http.methods", words.methods.as_ref(), Self::method);
+        let methods =
+            self.list("http.methods", words.methods.as_ref(), |reader, field, text| reader.method(field, text));
         let paths = self.list("http.paths", words.paths.as_ref(), |reader, field, text| {
             let read =
                 PathPattern::parse(text).map_err(|bad| BadPattern { problem: bad.problem, nearest: bad.nearest });
@@ -362,18 +288,11 @@ impl Reader {
         Http { methods, paths, headers, hosts }
     }
 
-    fn method(&mut self, field: &str, text: &String) -> Vec<http::Method> {
-        const KNOWN: [&str; 16] = [
-            "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LOCK", "MKCOL", "MOVE", "OPTIONS", "PATCH", "POST",
-            "PROPFIND", "PUT", "REPORT", "TRACE", "UNLOCK",
-        ];
-        let near = if KNOWN.contains(&text.as_str()) { None } else { nearest(text, KNOWN) };
-        let capitals = !text.is_empty() && !text.bytes().any(|b| b.is_ascii_lowercase());
-        match http::Method::from_bytes(text.as_bytes()) {
-            Ok(method) if capitals && near.is_none() => vec![method],
-            _ => {
-                let nearest = near.map_or_else(|| text.to_ascii_uppercase(), str::to_owned);
-                self.wrong(field, text, Wrong::Method, Some(nearest).filter(|nearest| nearest != text));
+    fn method(&mut self, field: &str, text: &str) -> Vec<http::Method> {
+        match method(text) {
+            Ok(method) => vec![method],
+            Err(nearest) => {
+                self.wrong(field, text, Wrong::Method, nearest);
                 Vec::new()
             }
         }

@@ -121,7 +121,7 @@ impl Policy {
             Ok(admission) => (true, admission.would_refuse.as_ref(), admission.rule.as_deref()),
             Err(denied) => (false, Some(denied), None),
         };
-        let rule = rule.or(refusal.and_then(|denied| denied.rule.as_deref())).map(str::to_owned);
+        let rule = rule.or_else(|| refusal.and_then(|denied| denied.rule.as_deref())).map(str::to_owned);
         let because = match (admitted, refusal, &rule) {
             (true, None, Some(rule)) => format!("admitted by rule {rule}"),
             (true, None, None) => {
@@ -225,6 +225,9 @@ fn in_words(verdict: Verdict, wants: &str, is: &str) -> String {
         Verdict::Yes => format!("{is} is what it asks for ({wants})"),
         Verdict::No => format!("{is} is not what it asks for ({wants})"),
         Verdict::Maybe(Doubt::Path) => format!("{is} can be read as what it asks for ({wants}), and otherwise"),
+        Verdict::Maybe(Doubt::Unreadable) => {
+            format!("{is} cannot be read in one way, so it may be what it asks for ({wants})")
+        }
         Verdict::Maybe(Doubt::Spelling) => format!("{is} is what it asks for ({wants}) to some servers only"),
         Verdict::Maybe(Doubt::Unseen) => format!("{is}: whether it is what it asks for ({wants}) cannot be seen"),
     }

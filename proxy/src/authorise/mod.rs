@@ -8,27 +8,36 @@
 //! same for ten rules and ten thousand. Whoever holds it (in an arc-swap) replaces it whole.
 
 mod admitted;
+mod cases;
 mod compile;
 mod denied;
 mod explain;
 mod index;
+mod invalid;
 mod limits;
+mod observe;
 mod path;
 mod pattern;
 mod policy;
 mod rule;
 mod settings;
+mod suggest;
+#[cfg(test)]
+mod tests;
 mod verdict;
 mod words;
 
 pub use admitted::Admitted;
-pub use compile::{Invalid, InvalidPolicy, Wrong};
+pub use cases::{Answer, Call, Case, Change, Expected, InvalidCall, Surprise, check, diff, judge};
 pub use denied::{Denied, Reason};
 pub use explain::{Condition, Considered, Explanation, Holds};
+pub use invalid::{Invalid, InvalidPolicy, Wrong};
 pub use limits::{Limit, Limited, Limits, Permit, Scope, Standing};
+pub use observe::{Asking, Became, Observation, Sightings};
 pub use path::{Ambiguity, Reading};
 pub use policy::{Admission, Client, Policy, RequestFacts};
 pub use settings::{
     Action, ByteSize, DefaultAction, GrpcSettings, HttpSettings, InvalidByteSize, LimitSettings, Mode, NetworkSettings,
-    RuleSettings, Settings,
+    Observe, RuleSettings, Settings,
 };
+pub use suggest::{Grouping, LeftOut, Suggested, Suggestion, suggest};

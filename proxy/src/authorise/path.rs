@@ -272,7 +272,7 @@ impl PathPattern {
 
 /// Whether one of the patterns holds, under every reading of the path.
 pub(super) fn any_holds(patterns: &[PathPattern], path: &Result<Reading<'_>, Ambiguity>) -> Verdict {
-    let Ok(reading) = path else { return Verdict::Maybe(Doubt::Path) };
+    let Ok(reading) = path else { return Verdict::Maybe(Doubt::Unreadable) };
     let one = |path: &str| patterns.iter().fold(Verdict::No, |so_far, pattern| so_far.or(|| pattern.holds(path)));
     let plain = one(&reading.plain);
     match &reading.resolved {
@@ -372,8 +372,8 @@ mod tests {
             ("/v1/*", "/v1/../x", maybe),
             ("/v1/*", "/v1/a/../x", Verdict::Yes),
             ("/v1/*", "/x/../v1/a", maybe),
-            ("/v1/*", "/v1/a%2fb", maybe),
-            ("/v1/*", "/v2/a%2fb", maybe),
+            ("/v1/*", "/v1/a%2fb", Verdict::Maybe(Doubt::Unreadable)),
+            ("/v1/*", "/v2/a%2fb", Verdict::Maybe(Doubt::Unreadable)),
             ("/*", "/", Verdict::Yes),
             ("/*", "*", Verdict::No),
             ("=/health", "/health", Verdict::Yes),

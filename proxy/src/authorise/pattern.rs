@@ -197,7 +197,10 @@ fn check_labels(labels: &[&str]) -> Result<(), BadPattern> {
             "*" => {}
             "**" if end => {}
             "**" => {
-                return Err(BadPattern::new("`**` stands at the begin or at the end only", Some(with(labels, at, "*"))));
+                return Err(BadPattern::new(
+                    "`**` stands at the begin or at the end only",
+                    Some(with(labels, at, "*")),
+                ));
             }
             _ if label.contains('*') => {
                 return Err(BadPattern::new("`*` stands for a whole label", Some(with(labels, at, "*"))));

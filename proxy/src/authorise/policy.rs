@@ -15,9 +15,10 @@ use crate::addr::Target;
 use crate::identity::Identity;
 
 use super::admitted::Admitted;
-use super::compile::{Compiled, InvalidPolicy, compile};
+use super::compile::{Compiled, compile};
 use super::denied::{Denied, Reason};
 use super::index::Few;
+use super::invalid::InvalidPolicy;
 use super::limits::{Grant, Limits};
 use super::rule::{Asked, Rule};
 use super::settings::{Action, DefaultAction, Mode, Settings};
@@ -164,13 +165,18 @@ impl Policy {
             },
             (None, _) if self.default == DefaultAction::Authenticated => Ok(None),
             (None, Some(number)) => Err(self.refusal(number, Some(Doubt::Path))),
+            // No reading to be allowed by one rule or another: it is no single rule's word.
+            (None, None) if found.unreadable => Err(Denied { reason: Reason::AmbiguousPath, rule: None }),
             (None, None) => Err(Denied { reason: Reason::NoRule, rule: None }),
         };
         Outcome { result, audited }
     }
 
     fn refusal(&self, number: u32, doubt: Option<Doubt>) -> Denied {
-        let reason = if doubt == Some(Doubt::Path) { Reason::AmbiguousPath } else { Reason::Denied };
+        let reason = match doubt {
+            Some(Doubt::Path | Doubt::Unreadable) => Reason::AmbiguousPath,
+            Some(Doubt::Spelling | Doubt::Unseen) | None => Reason::Denied,
+        };
         Denied { reason, rule: Some(Arc::clone(&self.compiled.rules[number as usize].name)) }
     }
 
@@ -215,8 +221,10 @@ impl Outcome<'_> {
 struct Found {
     decided: Option<(u32, Option<Doubt>)>,
     audited: Option<(u32, Option<Doubt>)>,
-    /// An allow rule that did not hold only because the path can be read in several ways.
+    /// An allow rule that holds under one reading of the path, and not under another.
     doubted: Option<u32>,
+    /// Whether an allow rule might hold if the path could be read.
+    unreadable: bool,
 }
 
 impl Found {
@@ -241,7 +249,8 @@ impl Found {
             (Action::Allow, Some(Doubt::Path), View::Whole) => {
                 self.doubted = Some(self.doubted.map_or(number, |so_far| so_far.min(number)));
             }
-            (Action::Allow, Some(_), View::Whole) => {}
+            (Action::Allow, Some(Doubt::Unreadable), View::Whole) => self.unreadable = true,
+            (Action::Allow, Some(Doubt::Spelling | Doubt::Unseen), View::Whole) => {}
         }
     }
 }

@@ -20,6 +20,8 @@ pub(super) enum Verdict {
 pub(super) enum Doubt {
     /// The path has several readings, or differs by letter case or a slash at the end.
     Path,
+    /// The path cannot be read at all.
+    Unreadable,
     /// A header field, host or method that some servers would take for the one meant.
     Spelling,
     /// The request cannot be seen, or lacks what the condition looks at.

@@ -56,8 +56,7 @@ impl Clock {
         let age = now.saturating_duration_since(estimate.at);
         let fade = self.fade(age);
         // A peak: anything slower than what is believed now is believed at once.
-        let rtt =
-            if sample >= estimate.rtt * fade { sample } else { estimate.rtt * fade + sample * (1.0 - fade) };
+        let rtt = if sample >= estimate.rtt * fade { sample } else { estimate.rtt * fade + sample * (1.0 - fade) };
         Estimate { rtt, at: now }
     }
 

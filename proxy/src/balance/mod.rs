@@ -1,15 +1,15 @@
 //! Which endpoint serves: power of two choices over peak EWMA, with weights, zones and passive ejection.
 //!
-//! **In** a service's [`Endpoints`](crate::endpoint::Endpoints), as they are now. **Out** a [`Pick`]: one endpoint, and a
+//! **In** a service's [`Endpoints`], as they are now. **Out** a [`Pick`]: one endpoint, and a
 //! [`Guard`] through which its fate comes back. **Refuses** when there is no endpoint, when none is ready within a bounded
 //! wait, and at once while the service is failing fast.
 //!
 //! One [`Balancer`] per worker and service: nothing here is shared but the [`Registry`], which only shows.
 //!
-//! - [`load`] estimates what a request to an endpoint costs: round trip × (pending + 1), the round trip a peak EWMA.
-//! - [`node`] is one endpoint's life: live, ejected, on trial.
-//! - [`ready`] is who may be chosen now, and the choice between two.
-//! - [`wait`] is the bounded queue in front and the fail-fast gate.
+//! - `load` estimates what a request to an endpoint costs: round trip × (pending + 1), the round trip a peak EWMA.
+//! - `node` is one endpoint's life: live, ejected, on trial.
+//! - `ready` is who may be chosen now, and the choice between two.
+//! - `wait` is the bounded queue in front and the fail-fast gate.
 
 mod guard;
 mod load;

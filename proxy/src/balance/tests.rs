@@ -353,7 +353,7 @@ proptest! {
                 tokio::time::advance(Duration::from_millis(millis)).await;
                 let phases = phases(&balancer);
                 match balancer.pick(&endpoints, &[]) {
-                    Err(error) => assert!(!phases.iter().any(|p| *p == node::Phase::Live), "{error} with {phases:?}"),
+                    Err(error) => assert!(!phases.contains(&node::Phase::Live), "{error} with {phases:?}"),
                     Ok(pick) => {
                         assert!(pick.endpoint.weight > 0);
                         let live = phases.contains(&node::Phase::Live);
@@ -382,4 +382,3 @@ proptest! {
 fn phases(balancer: &Balancer) -> Vec<node::Phase> {
     balancer.shared.nodes.borrow().list.iter().filter(|node| node.weight() > 0).map(|node| node.phase.get()).collect()
 }
-

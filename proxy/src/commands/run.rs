@@ -60,7 +60,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         for warning in credentials.warnings() {
             eprintln!("warning: {warning}");
         }
-        println!("{}: the configuration is fine; the gateway would be {}", args.config.display(), credentials.identity());
+        println!(
+            "{}: the configuration is fine; the gateway would be {}",
+            args.config.display(),
+            credentials.identity()
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let (log, _flushed_at_the_end) = logs::start(&config.logs()).context("logging")?;

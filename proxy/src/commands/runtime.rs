@@ -1,7 +1,5 @@
 //! What `run` and `demo` share: the runtime for everything but data, and the signals that end a process.
 
-use std::future::Future;
-
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,7 +7,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// The control runtime: acceptor, probe, admin, sources. Two threads, so that a slow answer of one does not hold the
 /// others; the workers have their own.
 pub(super) fn control() -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build().context("the control runtime")
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("the control runtime")
 }
 
 /// SIGTERM and SIGINT alike.
@@ -25,12 +28,10 @@ impl Stop {
     }
 
     /// Ends at the next of them.
-    pub(super) fn signalled(&mut self) -> impl Future<Output = ()> + '_ {
-        async {
-            tokio::select! {
-                _ = self.interrupt.recv() => {}
-                _ = self.terminate.recv() => {}
-            }
+    pub(super) async fn signalled(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }

@@ -148,9 +148,9 @@ section! {
         server_names: Vec<DnsName> = Vec::new(),
         /// From the first byte to the end of the handshake. Sources give up after 1 s; 10 s is for slow links.
         handshake_timeout: Time = secs(10),
-        /// Handshakes under way at once, per worker. A handshake costs about 0.4 ms of CPU; more than this many
-        /// cannot end in time anyway.
-        max_handshakes: usize = 512,
+        /// Handshakes under way at once, per worker; further ones wait their turn. Each holds about 20 KiB, so that this
+        /// many hold some 40 MiB, and a worker completes about as many in a second.
+        max_handshakes: usize = 2048,
         /// The largest ClientHello. Today's are 1.5 KiB; large sets of key shares and names stay below 16 KiB.
         max_hello_bytes: Size = Size(16 * 1024),
         /// How long a peer may stay after its certificate expired while it was connected.
@@ -273,19 +273,35 @@ section! {
         exported: bool = false,
         /// What their endpoints speak.
         protocol: Speaks = Speaks::default(),
-        /// Asks for SRV records first, so that headless services give their endpoints' own ports.
-        srv: bool = false,
+        /// Headless services whose endpoints, with their own ports, are found by SRV.
+        srv: Vec<DnsSrv> = Vec::new(),
         /// DNS servers; those of `/etc/resolv.conf` where empty.
         servers: Vec<SocketAddr> = Vec::new(),
         /// One query's time.
         timeout: Time = secs(2),
         /// The shortest time an answer is kept, whatever its TTL says.
-        min_ttl: Time = secs(1),
-        /// The longest.
-        max_ttl: Time = secs(300),
-        /// How long a name that does not exist is remembered.
-        negative_ttl: Time = secs(5),
+        min_ttl: Time = secs(5),
+        /// The longest: a record with a TTL of a day must not hide that a service has moved.
+        max_ttl: Time = secs(60),
+        /// How long a name that does not exist is remembered at the most.
+        negative_ttl: Time = secs(30),
+        /// Addresses taken of one answer.
+        max_endpoints: usize = 1000,
+        /// Takes addresses that lead to this host (loopback, link-local). For trying things out.
+        allow_local: bool = false,
     }
+}
+
+/// A headless service that is found by SRV.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsSrv {
+    /// The service's name.
+    pub service: DnsName,
+    /// Its port.
+    pub port: u16,
+    /// The name to ask for, such as `_pg._tcp.db.prod.svc.cluster.local`.
+    pub name: DnsName,
 }
 
 section! {

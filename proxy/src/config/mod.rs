@@ -24,6 +24,7 @@ use crate::connect::{self, PoolSettings};
 use crate::endpoint::{self, Endpoint, Endpoints, UpstreamTls};
 use crate::identity::Identity;
 use crate::route::Published;
+use crate::sources::dns;
 use crate::telemetry::lines::Destination;
 use crate::telemetry::{access_log, logs, metrics};
 use crate::{admin, balance, detect, gateway, relay, route, tls};
@@ -118,7 +119,10 @@ impl Config {
             return wrong("http.max_header_bytes", "below 1KiB no real request fits; the default is 16KiB");
         }
         if file.drain.deadline < file.drain.announce {
-            return wrong("drain.deadline", "shorter than drain.announce; it is counted from the signal and includes it");
+            return wrong(
+                "drain.deadline",
+                "shorter than drain.announce; it is counted from the signal and includes it",
+            );
         }
         if let Some(path) = &file.probe.path
             && !path.starts_with('/')
@@ -126,9 +130,11 @@ impl Config {
             return wrong("probe.path", "a path begins with a slash");
         }
         let mut listen = HashSet::new();
-        for (key, addr) in
-            [("accept.listen", file.accept.listen), ("probe.listen", file.probe.listen), ("admin.listen", file.admin.listen)]
-        {
+        for (key, addr) in [
+            ("accept.listen", file.accept.listen),
+            ("probe.listen", file.probe.listen),
+            ("admin.listen", file.admin.listen),
+        ] {
             if addr.port() != 0 && !listen.insert(addr.port()) {
                 return wrong(key, &format!("port {} is taken by another listener of this file", addr.port()));
             }
@@ -148,13 +154,19 @@ impl Config {
                 return Err((key("name"), format!("{}:{} stands in the table twice", service.name, service.port)));
             }
             if !suffixes.iter().any(|suffix| suffix.0.holds(&service.name.0)) {
-                return Err((key("name"), format!("{} lies outside route.suffixes and could never be reached", service.name)));
+                return Err((
+                    key("name"),
+                    format!("{} lies outside route.suffixes and could never be reached", service.name),
+                ));
             }
             if let Some(tls) = &service.tls
                 && tls.server_name.is_none()
                 && matches!(tls.identity.0, Identity::Uri(_))
             {
-                return Err((key("tls"), "an identity that is a URI needs a server_name, as SNI holds names only".to_owned()));
+                return Err((
+                    key("tls"),
+                    "an identity that is a URI needs a server_name, as SNI holds names only".to_owned(),
+                ));
             }
         }
         Ok(())
@@ -279,6 +291,7 @@ impl Config {
             discovery_timeout: route.discovery_timeout.0,
             max_demanded: route.max_services,
             idle_timeout: route.idle_timeout.0,
+            demanded_exported: self.file.sources.dns.enabled && self.file.sources.dns.exported,
         }
     }
 
@@ -332,11 +345,7 @@ impl Config {
     /// `relay`
     pub fn relay(&self) -> relay::Settings {
         let relay = &self.file.relay;
-        relay::Settings {
-            idle_timeout: on(relay.idle_timeout),
-            total_timeout: on(relay.total_timeout),
-            ..relay::Settings::default()
-        }
+        relay::Settings { idle_timeout: on(relay.idle_timeout), total_timeout: on(relay.total_timeout) }
     }
 
     /// `admin`
@@ -445,6 +454,26 @@ impl Config {
             }
         })
         .collect()
+    }
+
+    /// DNS, where it is on.
+    pub fn dns(&self) -> Option<dns::Settings> {
+        let file = &self.file.sources.dns;
+        let target = |srv: &file::DnsSrv| Target { name: srv.service.0.clone(), port: srv.port };
+        file.enabled.then(|| dns::Settings {
+            servers: file.servers.clone(),
+            suffixes: self.file.route.suffixes.iter().map(|suffix| suffix.0.clone()).collect(),
+            srv: file.srv.iter().map(|srv| (target(srv), srv.name.0.clone())).collect(),
+            timeout: file.timeout.0,
+            min_ttl: file.min_ttl.0,
+            max_ttl: file.max_ttl.0,
+            max_negative_ttl: file.negative_ttl.0,
+            max_endpoints: file.max_endpoints,
+            exported: file.exported,
+            speaks: file.protocol.into(),
+            allow_local: file.allow_local,
+            ..dns::Settings::default()
+        })
     }
 
     /// The three listeners: gateway, probe, admin.

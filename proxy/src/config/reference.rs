@@ -93,7 +93,10 @@ fn choices(root: &Value, schema: &Value) -> Option<String> {
         .map(|variant| {
             let word = variant.get("const").map(shown)?;
             let why = variant.get("description").and_then(Value::as_str);
-            Some(why.map_or_else(|| word.clone(), |why| format!("{word} ({})", why.trim_end_matches('.').replace('\n', " "))))
+            Some(why.map_or_else(
+                || word.clone(),
+                |why| format!("{word} ({})", why.trim_end_matches('.').replace('\n', " ")),
+            ))
         })
         .collect();
     words.map(|words| words.join(", "))
@@ -109,7 +112,9 @@ fn comment(out: &mut String, indent: &str, description: Option<&Value>) {
 
 fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/-".contains(&b)) => {
+        Value::String(text)
+            if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/-".contains(&b)) =>
+        {
             text.clone()
         }
         value => value.to_string(),

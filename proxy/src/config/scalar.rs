@@ -47,7 +47,7 @@ impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
         for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
-            if millis >= size && millis % size == 0 {
+            if millis >= size && millis.is_multiple_of(size) {
                 return write!(f, "{}{unit}", millis / size);
             }
         }
@@ -75,7 +75,8 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no size; write a number of bytes, or one with KiB, MiB or GiB, such as 64KiB");
+        let wrong =
+            || format!("`{text}` is no size; write a number of bytes, or one with KiB, MiB or GiB, such as 64KiB");
         let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(unit_at);
         let factor = match unit.trim() {
@@ -92,7 +93,7 @@ impl FromStr for Size {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, size) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
-            if self.0 >= size && self.0 % size == 0 {
+            if self.0 >= size && self.0.is_multiple_of(size) {
                 return write!(f, "{}{unit}", self.0 / size);
             }
         }
@@ -149,8 +150,10 @@ macro_rules! text_scalar {
     };
 }
 
-text_scalar!(Time, "Duration", "a duration such as 500ms, 10s, 5m, 1h or 0", r"^(0|[0-9.]+(ms|s|m|h|d))$", |text| text.parse());
-text_scalar!(Size, "Size", "a size in bytes such as 16384, 64KiB or 1MiB", r"^[0-9]+ *(B|KiB|MiB|GiB)?$", |text| text.parse());
+text_scalar!(Time, "Duration", "a duration such as 500ms, 10s, 5m, 1h or 0", r"^(0|[0-9.]+(ms|s|m|h|d))$", |text| text
+    .parse());
+text_scalar!(Size, "Size", "a size in bytes such as 16384, 64KiB or 1MiB", r"^[0-9]+ *(B|KiB|MiB|GiB)?$", |text| text
+    .parse());
 
 /// A DNS name.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -180,10 +183,13 @@ text_scalar!(DnsName, "DnsName", "a DNS name such as web.prod.svc.cluster.local"
     .parse()
     .map(DnsName)
     .map_err(|error| format!("`{text}` is no DNS name: {error}")));
-text_scalar!(DnsSuffix, "DnsSuffix", "a DNS suffix such as svc.cluster.local, or `.` for every name", r"^[A-Za-z0-9_.-]+$", |text| text
-    .parse()
-    .map(DnsSuffix)
-    .map_err(|error| format!("`{text}` is no DNS suffix: {error}")));
+text_scalar!(
+    DnsSuffix,
+    "DnsSuffix",
+    "a DNS suffix such as svc.cluster.local, or `.` for every name",
+    r"^[A-Za-z0-9_.-]+$",
+    |text| text.parse().map(DnsSuffix).map_err(|error| format!("`{text}` is no DNS suffix: {error}"))
+);
 text_scalar!(
     IdentityText,
     "Identity",
@@ -198,7 +204,9 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_read_back_as_they_are_shown() {
-        for (text, millis) in [("0", 0), ("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1.5s", 1500), ("2d", 172_800_000)] {
+        for (text, millis) in
+            [("0", 0), ("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1.5s", 1500), ("2d", 172_800_000)]
+        {
             let time: Time = text.parse().unwrap();
             assert_eq!(time.0.as_millis(), millis);
             assert_eq!(time.to_string().parse::<Time>().unwrap(), time);

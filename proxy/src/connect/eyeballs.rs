@@ -66,7 +66,8 @@ where
 /// RFC 8305 §4: families alternate, so that a broken one costs one stagger and not one per address.
 fn interleave(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
     let Some(first) = addrs.first() else { return Vec::new() };
-    let (mut one, mut two): (Vec<_>, Vec<_>) = addrs.iter().copied().partition(|addr| addr.is_ipv4() == first.is_ipv4());
+    let (mut one, mut two): (Vec<_>, Vec<_>) =
+        addrs.iter().copied().partition(|addr| addr.is_ipv4() == first.is_ipv4());
     one.reverse();
     two.reverse();
     let mut mixed = Vec::with_capacity(addrs.len());

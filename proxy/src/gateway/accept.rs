@@ -121,7 +121,7 @@ pub async fn run(listener: TcpListener, settings: Settings, doors: Vec<Door>, mu
             next = next => next,
         };
         let Ok(place) = place else { return };
-        match accepted.and_then(|(socket, peer)| Ok((prepared(&socket, &settings).and(socket.into_std())?, peer))) {
+        match accepted.and_then(|(socket, peer)| Ok((prepared(socket, &settings)?, peer))) {
             Ok((socket, peer)) => {
                 failures = 0;
                 let Some(door) = doors.iter().min_by_key(|door| door.load.load(Ordering::Relaxed)) else { return };
@@ -148,13 +148,15 @@ fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
-fn prepared(socket: &TcpStream, settings: &Settings) -> io::Result<()> {
+/// Sets the socket's options and takes it off the acceptor's runtime, for a worker's.
+fn prepared(socket: TcpStream, settings: &Settings) -> io::Result<std::net::TcpStream> {
     socket.set_nodelay(settings.nodelay)?;
-    let socket = SockRef::from(socket);
+    let options = SockRef::from(&socket);
     if let Some(time) = settings.keepalive {
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(time))?;
+        options.set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(time))?;
     }
-    socket.set_tcp_user_timeout(settings.user_timeout)
+    options.set_tcp_user_timeout(settings.user_timeout)?;
+    socket.into_std()
 }
 
 fn errno(error: &io::Error) -> &'static str {
@@ -170,7 +172,11 @@ fn errno(error: &io::Error) -> &'static str {
 }
 
 /// Reads the PROXY header of a connection that comes from a network configured to send one.
-pub(super) async fn proxied(socket: &mut TcpStream, peer: ClientAddr, settings: &Settings) -> Result<ClientAddr, Error> {
+pub(super) async fn proxied(
+    socket: &mut TcpStream,
+    peer: ClientAddr,
+    settings: &Settings,
+) -> Result<ClientAddr, Error> {
     if !settings.proxy_networks.iter().any(|network| network.contains(&peer.0.ip())) {
         return Ok(peer);
     }

@@ -101,7 +101,8 @@ impl Census {
                 sum.1 += line.requests();
             }
         }
-        let mut sums: Vec<_> = sums.into_iter().map(|(identity, (n, requests))| (identity.clone(), n, requests)).collect();
+        let mut sums: Vec<_> =
+            sums.into_iter().map(|(identity, (n, requests))| (identity.clone(), n, requests)).collect();
         sums.sort();
         sums
     }

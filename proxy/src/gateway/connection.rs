@@ -57,16 +57,14 @@ async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut R
     lap(record, Stage::Accept, &mut mark);
 
     let secured = secure(gateway, socket, &mut mark, record).await?;
-    record.peer = Arc::new(Peer {
-        addr: peer.0,
-        identity: Some(secured.peer.identity.clone()),
-        sni: secured.sni.clone(),
-    });
+    record.peer =
+        Arc::new(Peer { addr: peer.0, identity: Some(secured.peer.identity.clone()), sni: secured.sni.clone() });
 
     let session = detect::session(secured.stream, hint(gateway, secured.alpn, secured.sni), &gateway.detect).await?;
     record.protocol = Some(session.protocol);
     lap(record, Stage::Detect, &mut mark);
 
+    let _permit = gateway.admit_session(&secured.peer.identity)?;
     let census = gateway.census.enter(&record.peer, session.protocol)?;
     let trust = Trust::new(gateway, secured.peer);
     converse(gateway, session, (trust, census), record).await
@@ -98,9 +96,12 @@ where
                 // The session names one service for all its requests: a name that can never be served is refused here,
                 // by closing, as every source of such sessions expects.
                 record.target = Some(target.clone());
-                gateway.route.allowed(target)?;
+                if gateway.probe_authority.as_ref() != Some(&target.name) {
+                    gateway.route.allowed(target)?;
+                }
             }
-            let start = Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, census };
+            let start =
+                Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, census };
             let ended = match protocol {
                 Protocol::Http2 => http::serve_http2(start, stream).await,
                 Protocol::Http1 | Protocol::Opaque => http::serve_http1(start, stream).await,

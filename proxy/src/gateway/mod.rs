@@ -12,11 +12,13 @@ pub mod census;
 mod connection;
 mod dial;
 pub mod http;
+mod paced;
 pub mod probe;
 mod refuse;
 mod retries;
 mod standing;
 mod tcp;
+pub mod watchers;
 pub mod worker;
 
 use std::cell::RefCell;
@@ -35,15 +37,16 @@ use self::dial::Dialer;
 use self::http::body::RequestBody;
 use self::refuse::Refused;
 use self::retries::Retries;
+use self::watchers::{Book, Watchers};
 use crate::addr::{Name, Target};
 use crate::authorise::{Admitted, Policy};
-use crate::balance::{self, Balancer, Failure, Pick};
+use crate::balance::{self, Balancer, Failure, Guard, Pick};
 use crate::connect::{self, Pool, PoolSettings, Streamed};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint as EndpointAddr;
 use crate::fault::Fault;
 use crate::live::Live;
-use crate::record::{Observer, Stage};
+use crate::record::{Event, Observer, Stage};
 use crate::route::{self, Directory, Service};
 use crate::tls::Credentials;
 use crate::{detect, relay, tls};
@@ -79,6 +82,8 @@ pub struct Shared {
     pub loads: Arc<balance::Registry>,
     /// Who is connected.
     pub census: Arc<Census>,
+    /// What the policy saw.
+    pub watchers: Arc<Watchers>,
     /// Handshakes under way at once, per worker.
     pub max_handshakes: usize,
     /// Answers probes, also those that come through 4143.
@@ -110,6 +115,7 @@ pub(crate) struct Gateway {
     pub(crate) directory: Arc<Directory>,
     pub(crate) loads: Arc<balance::Registry>,
     pub(crate) census: Arc<Census>,
+    pub(crate) book: Book,
     pub(crate) balancers: Balancers,
     pub(crate) handshakes: Handshakes,
     pub(crate) dialer: Dialer,
@@ -133,13 +139,14 @@ impl Gateway {
             detect: shared.detect.clone(),
             route: shared.route.clone(),
             balance: shared.balance.clone(),
-            relay: shared.relay.clone(),
+            relay: shared.relay,
             http: shared.http.clone(),
             credentials: Arc::clone(&shared.credentials),
             policy: Arc::clone(&shared.policy),
             directory: Arc::clone(&shared.directory),
             loads: Arc::clone(&shared.loads),
             census: Arc::clone(&shared.census),
+            book: shared.watchers.book(),
             balancers: Balancers::default(),
             handshakes: Handshakes::new(shared.max_handshakes),
             pool: Pool::new(dialer.clone(), shared.pool.clone()),
@@ -153,6 +160,13 @@ impl Gateway {
             drain: shared.drain.clone(),
             observer,
         })
+    }
+
+    /// Tells the balancer that an endpoint failed, and everyone when that ejected it.
+    pub(crate) fn failed(&self, guard: &Guard, failure: Failure) {
+        if guard.failed(failure) {
+            self.observer.event(Event::Ejected);
+        }
     }
 
     /// Route, then the balancer of the service: from here on the endpoints are known, or known to be none.
@@ -220,10 +234,6 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
-    pub(crate) fn target(&self) -> &Target {
-        self.service.target()
-    }
-
     /// An endpoint, as soon as one is ready and within the balancer's bounds.
     pub(crate) async fn pick(&self, avoid: &[SocketAddr]) -> Result<Pick, balance::Error> {
         self.balancer.acquire(|| self.service.known(), || self.service.changed(), avoid).await

@@ -98,12 +98,18 @@ const TLS_HANDSHAKE: u8 = 22;
 
 /// A transport header without a name asks for a port of the gateway itself. Only the probe is to be had that way: any
 /// other port would let a peer reach whatever else listens in the pod.
-pub(super) async fn through_header<S>(gateway: &Rc<Gateway>, port: u16, stream: S, peer: SocketAddr) -> Result<(), Refused>
+pub(super) async fn through_header<S>(
+    gateway: &Rc<Gateway>,
+    port: u16,
+    stream: S,
+    peer: SocketAddr,
+) -> Result<(), Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     if !gateway.probe_ports.contains(&port) {
-        let detail = format!("a transport header asked for port {port} of the gateway itself; only the probe's is open");
+        let detail =
+            format!("a transport header asked for port {port} of the gateway itself; only the probe's is open");
         return Err(Refused::new(Stage::Detect, Fault::Client, "detect.header_port", &detail));
     }
     gateway.probe.serve_connection(stream, peer).await;

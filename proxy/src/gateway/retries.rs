@@ -7,33 +7,40 @@ use std::cell::Cell;
 /// One worker's budget.
 #[derive(Debug)]
 pub(crate) struct Retries {
-    ratio: f64,
-    tokens: Cell<f64>,
+    /// Earned by each request, in thousandths of a retry.
+    earned: u32,
+    /// Saved up, in thousandths of a retry.
+    saved: Cell<u32>,
 }
 
+/// What one retry costs, in thousandths.
+const RETRY: u32 = 1000;
+
 /// What may be saved up: the retries that a burst of failures can spend at once.
-const MAX_TOKENS: f64 = 100.0;
+const MAX_SAVED: u32 = 100 * RETRY;
 
 /// What is there before any request: enough for the first failures of a quiet gateway.
-const FIRST_TOKENS: f64 = 10.0;
+const FIRST: u32 = 10 * RETRY;
 
 impl Retries {
     pub(super) fn new(ratio: f64) -> Self {
-        Self { ratio, tokens: Cell::new(if ratio > 0.0 { FIRST_TOKENS } else { 0.0 }) }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
+        let earned = (ratio.clamp(0.0, 1.0) * f64::from(RETRY)).round() as u32;
+        Self { earned, saved: Cell::new(if earned > 0 { FIRST } else { 0 }) }
     }
 
     /// A request came.
     pub(super) fn request(&self) {
-        self.tokens.set((self.tokens.get() + self.ratio).min(MAX_TOKENS));
+        self.saved.set((self.saved.get() + self.earned).min(MAX_SAVED));
     }
 
     /// Whether a retry may be made; if so it is paid.
     pub(super) fn take(&self) -> bool {
-        let paid = self.tokens.get() >= 1.0;
-        if paid {
-            self.tokens.set(self.tokens.get() - 1.0);
+        let left = self.saved.get().checked_sub(RETRY);
+        if let Some(left) = left {
+            self.saved.set(left);
         }
-        paid
+        left.is_some()
     }
 }
 

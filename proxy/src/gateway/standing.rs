@@ -18,8 +18,8 @@ use crate::authorise::{Admission, Client, Denied, Policy, RequestFacts};
 use crate::fault::Fault;
 use crate::identity::Identity;
 use crate::live::{Changes, Live};
-use crate::route::Directory;
 use crate::record::Stage;
+use crate::route::Directory;
 use crate::tls::{self, Credentials};
 
 /// A peer's chain, judged again while its connection lives.
@@ -64,7 +64,8 @@ impl Trust {
     async fn recheck(&self) -> Option<Refused> {
         let credentials = self.credentials.load_full();
         let chain = self.peer.chain.clone();
-        let checked = tokio::task::spawn_blocking(move || tls::verify::recheck(&credentials, &chain, SystemTime::now()));
+        let checked =
+            tokio::task::spawn_blocking(move || tls::verify::recheck(&credentials, &chain, SystemTime::now()));
         match checked.await {
             Ok(Ok(())) => None,
             // Expiry has its own clock and its own grace.
@@ -97,7 +98,7 @@ pub(crate) struct Standing {
     target: Target,
     /// The request that was upgraded, where there was one: the policy judged it and judges it again.
     request: Option<Box<Upgraded>>,
-    trust: Option<Trust>,
+    trust: Trust,
 }
 
 /// What the policy looks at in a request that left HTTP.
@@ -107,10 +108,11 @@ pub(super) struct Upgraded {
     pub(super) path: Box<str>,
     pub(super) host: Option<Box<str>>,
     pub(super) headers: HeaderMap,
+    pub(super) grpc: bool,
 }
 
 impl Standing {
-    pub(super) fn new(gateway: &Gateway, client: Client, target: Target, trust: Option<Trust>) -> Self {
+    pub(super) fn new(gateway: &Gateway, client: Client, target: Target, trust: Trust) -> Self {
         Self {
             request: None,
             policy: Arc::clone(&gateway.policy),
@@ -142,7 +144,7 @@ impl Standing {
                     path: &request.path,
                     headers: &request.headers,
                     host: request.host.as_deref(),
-                    grpc: false,
+                    grpc: request.grpc,
                 };
                 policy.request(&self.client, self.target.clone(), exported, &facts)
             }
@@ -153,7 +155,7 @@ impl Standing {
     pub(super) async fn lost(&self) -> Refused {
         tokio::select! {
             refused = self.forbidden() => refused,
-            refused = self.distrusted() => refused,
+            refused = self.trust.lost() => refused,
         }
     }
 
@@ -164,13 +166,6 @@ impl Standing {
             if let Err(denied) = self.judged() {
                 return Refused::from(denied);
             }
-        }
-    }
-
-    async fn distrusted(&self) -> Refused {
-        match &self.trust {
-            Some(trust) => trust.lost().await,
-            None => std::future::pending().await,
         }
     }
 }

@@ -134,7 +134,11 @@ impl Lane {
             let mut read = ReadBuf::new(&mut buffer[..ask]);
             match Pin::new(&mut *reader).poll_read(cx, &mut read) {
                 Poll::Pending => return self.flush(cx, writer),
-                Poll::Ready(Err(error)) => return Poll::Ready(End::Read(error)),
+                Poll::Ready(Err(error)) => {
+                    // What came before it broke is not lost if the writer can help it.
+                    let _ = self.flush(cx, writer);
+                    return Poll::Ready(End::Read(error));
+                }
                 Poll::Ready(Ok(())) => {}
             }
             let filled = read.filled();

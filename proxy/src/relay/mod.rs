@@ -7,8 +7,8 @@
 //! TLS) while the other direction goes on for as long as it likes. They are joined, never raced, because a race would cut
 //! off the answer of a peer that says all it has to say and then listens.
 //!
-//! - [`lane`] is one direction.
-//! - [`pump`] joins two of them with one timer.
+//! - `lane` is one direction.
+//! - `pump` joins two of them with one timer.
 
 mod lane;
 

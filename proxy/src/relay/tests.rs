@@ -131,12 +131,8 @@ async fn writers_that_buffer_are_flushed_before_waiting() {
     let (mut client, client_inner) = duplex(1024);
     let (mut upstream, upstream_inner) = duplex(1024);
     let (settings, counters) = (Settings::default(), Counters::default());
-    let relay = pump(
-        tokio::io::BufStream::new(client_inner),
-        tokio::io::BufStream::new(upstream_inner),
-        &settings,
-        &counters,
-    );
+    let relay =
+        pump(tokio::io::BufStream::new(client_inner), tokio::io::BufStream::new(upstream_inner), &settings, &counters);
     let talk = async move {
         client.write_all(b"ping").await.expect("writes");
         let mut word = [0; 4];

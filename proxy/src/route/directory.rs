@@ -52,13 +52,8 @@ impl Directory {
     /// An empty directory, and the end where the sources hear what is asked for.
     pub fn new(settings: Settings) -> (Arc<Self>, Demands) {
         let (demands, receiver) = mpsc::unbounded_channel();
-        let directory = Self {
-            settings,
-            map: ArcSwap::default(),
-            writing: Mutex::new(()),
-            demands,
-            epoch: Instant::now(),
-        };
+        let directory =
+            Self { settings, map: ArcSwap::default(), writing: Mutex::new(()), demands, epoch: Instant::now() };
         (Arc::new(directory), receiver)
     }
 
@@ -80,9 +75,12 @@ impl Directory {
         }
     }
 
-    /// Whether a source marks the target as exported. What no source knows yet is not.
+    /// Whether a source marks the target as exported. What no source has spoken for yet is what a demand would find.
     pub fn exported(&self, target: &Target) -> bool {
-        self.map.load().get(target).is_some_and(|service| service.exported())
+        match self.map.load().get(target) {
+            Some(service) if service.is_claimed() => service.exported(),
+            _ => self.settings.demanded_exported,
+        }
     }
 
     /// The service and its endpoints, waiting for the first answer within the settings' bound.

@@ -1,6 +1,6 @@
 //! Which service is meant: from an admitted target to a [`Service`] whose endpoints are known, or will be shortly.
 //!
-//! **In** an [`Admitted`] target. **Out** an `Arc<Service>` from the [`Directory`], and from it the current
+//! **In** an [`Admitted`](crate::authorise::Admitted) target. **Out** an `Arc<Service>` from the [`Directory`], and from it the current
 //! [`Endpoints`](crate::endpoint::Endpoints). **Refuses** targets outside the allowed suffixes, requests that came
 //! through this gateway before, services nobody knows, and waiting too long for whoever should know.
 //!
@@ -34,6 +34,8 @@ pub struct Settings {
     pub max_demanded: usize,
     /// A demanded service that nobody has used for this long is forgotten.
     pub idle_timeout: Duration,
+    /// Whether services that are found by demand count as exported; known before the first answer about one is.
+    pub demanded_exported: bool,
 }
 
 impl Default for Settings {
@@ -44,6 +46,7 @@ impl Default for Settings {
             discovery_timeout: Duration::from_secs(3),
             max_demanded: 4096,
             idle_timeout: Duration::from_secs(300),
+            demanded_exported: false,
         }
     }
 }

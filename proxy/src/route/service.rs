@@ -133,6 +133,11 @@ impl Service {
         }
     }
 
+    /// Whether a source has spoken for it.
+    pub(super) fn is_claimed(&self) -> bool {
+        !matches!(**self.state.load(), State::Pending)
+    }
+
     pub(super) fn claimed_by(&self) -> Claim {
         *self.claim.lock()
     }

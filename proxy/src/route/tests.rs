@@ -17,7 +17,7 @@ fn target(text: &str) -> Target {
 }
 
 fn admitted(text: &str) -> Admitted<Target> {
-    Admitted::new(target(text))
+    Admitted::for_tests(target(text))
 }
 
 fn endpoints(ports: &[u16]) -> Arc<Endpoints> {

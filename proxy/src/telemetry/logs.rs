@@ -231,16 +231,8 @@ impl Refusals {
 }
 
 /// What comes from port scans and health checks rather than from peers that meant us.
-const NOISE: [&str; 8] = [
-    "accept.eof",
-    "accept.io",
-    "detect.eof",
-    "tls.eof",
-    "tls.foreign_sni",
-    "tls.io",
-    "tls.no_sni",
-    "tls.plaintext",
-];
+const NOISE: [&str; 8] =
+    ["accept.eof", "accept.io", "detect.eof", "tls.eof", "tls.foreign_sni", "tls.io", "tls.no_sni", "tls.plaintext"];
 
 impl Observer for Refusals {
     fn event(&self, event: Event<'_>) {

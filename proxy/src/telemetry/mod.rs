@@ -93,6 +93,7 @@ pub(crate) mod samples {
                 retries: 0,
             })),
             outcome: Outcome::Served,
+            audit: None,
             detail: None,
         }
     }

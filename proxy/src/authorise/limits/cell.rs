@@ -3,8 +3,8 @@
 //! **In** what is to be used, the bounds, and the time in nanoseconds. **Out** whether it may be, or after how long.
 //! Requests and bytes are counted by GCRA (ITU-T I.371 §A): one number, the *theoretical arrival time*, says everything about
 //! a bucket, and one compare-and-swap moves it; so all workers share one count without a lock, and the count is exact. The interval
-//! between two requests is kept in whole nanoseconds, rounded down: at 10 000 requests a second the rate is met exactly, at a
-//! million to within 0.1 %.
+//! between two requests is kept in whole nanoseconds, rounded down: a rate is met to within one part in a thousand million
+//! divided by it, which is 0.1 % at a million requests a second, and nothing above a thousand million can be limited.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -38,7 +38,7 @@ impl Bounds {
     /// From words that were checked: zero rates are refused when a policy is compiled.
     pub(in crate::authorise) fn new(settings: &LimitSettings) -> Self {
         let rate = settings.requests_per_second.map(|per_second| {
-            let interval = SECOND / u64::from(per_second.max(1));
+            let interval = (SECOND / u64::from(per_second.max(1))).max(1);
             let burst = settings.burst.unwrap_or(per_second).max(1);
             Rate { per_second, burst, interval, tolerance: interval * u64::from(burst - 1) }
         });
@@ -82,7 +82,7 @@ impl Cell {
             if early > rate.tolerance {
                 return Err(Duration::from_nanos(early - rate.tolerance));
             }
-            let next = arrival.max(now) + rate.interval;
+            let next = arrival.max(now).saturating_add(rate.interval);
             match self.arrival.compare_exchange_weak(arrival, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Err(seen) => arrival = seen,
                 Ok(_) => {
@@ -174,6 +174,7 @@ mod tests {
 
     #[test]
     fn over_any_second_no_more_than_rate_and_burst_pass() {
+        assert!(Cell::default().count(&rate(u32::MAX, None), SECOND).is_ok());
         for per_second in [1, 3, 7, 1000, 999_983] {
             let (cell, rate) = (Cell::default(), rate(per_second, Some(5)));
             // Eight tries for each that may pass, over one second.

@@ -13,11 +13,13 @@
 //! of them counts that one request in the overflow cell.
 
 mod cell;
+mod permit;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -27,10 +29,11 @@ use crate::identity::Identity;
 
 use super::policy::{Admission, Client};
 use super::settings::{Mode, Settings};
-use cell::{Left, Rate, enter};
+use permit::Kind;
 use table::{Pin, Table};
 
 pub(super) use cell::{Bounds, Cell};
+pub use permit::{Permit, Standing};
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -115,21 +118,10 @@ impl Refusal for Limited {
             Limit::Rate => "authorise.rate_limited",
         }
     }
-}
 
-/// How a request stands against the rate with the least left: for the `ratelimit` fields of a response.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Standing {
-    /// Whose count it is.
-    pub scope: Scope,
-    /// Requests per second.
-    pub per_second: u32,
-    /// Requests that may come at once.
-    pub burst: u32,
-    /// Requests that may come now.
-    pub remaining: u32,
-    /// When all of the burst may come again.
-    pub full_after: Duration,
+    fn retry_after(&self) -> Option<Duration> {
+        Some(self.retry_after)
+    }
 }
 
 /// What a rule gives to those it lets through.
@@ -163,19 +155,6 @@ struct State {
 
 /// Room for services, which are counted apart from clients so that neither can crowd the other out.
 const SERVICES_TRACKED: usize = 4096;
-
-/// What a `concurrency` or `connections` refusal guesses as the time to try again.
-const RETRY_GUESS: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
-    /// An opaque or upgraded connection.
-    Connection,
-    /// A request.
-    Request,
-    /// A connection that has just been let in, of whatever protocol.
-    Session,
-}
 
 impl Limits {
     /// From words that were checked. Counts are taken over from the policy that is replaced.
@@ -228,7 +207,7 @@ impl Limits {
         let mut permit = self.permit(now);
         let grant = admission.grant.as_deref();
         if let Some(grant) = grant.filter(|grant| !grant.per_client.is_empty()) {
-            let pin = self.state.clients.pin((&*grant.rule, &client.identity), permit.now);
+            let pin = self.state.clients.pin((&*grant.rule, &client.identity), permit.now());
             permit.count(kind, Scope::RuleClient, grant.per_client, pin, self.enforces(Some(grant)), Some(grant))?;
         }
         self.client_scope(&mut permit, kind, &client.identity)?;
@@ -237,7 +216,7 @@ impl Limits {
             permit.count(kind, Scope::Rule, grant.bounds, pin, self.enforces(Some(grant)), Some(grant))?;
         }
         if !self.service.is_empty() {
-            let pin = self.state.services.pin(admission.target.as_ref(), permit.now);
+            let pin = self.state.services.pin(admission.target.as_ref(), permit.now());
             permit.count(kind, Scope::Service, self.service, pin, self.enforces(None), None)?;
         }
         self.fixed_scope(&mut permit, kind, Scope::All, self.all, &self.state.all)?;
@@ -248,7 +227,7 @@ impl Limits {
         if self.client.is_empty() {
             return Ok(());
         }
-        let pin = self.state.clients.pin(("", identity), permit.now);
+        let pin = self.state.clients.pin(("", identity), permit.now());
         permit.count(kind, Scope::Client, self.client, pin, self.enforces(None), None)
     }
 
@@ -271,150 +250,6 @@ impl Limits {
     }
 
     fn permit(&self, now: Instant) -> Permit {
-        let nanos = now.saturating_duration_since(self.state.epoch).as_nanos();
-        Permit {
-            epoch: self.state.epoch,
-            // 584 years.
-            now: u64::try_from(nanos).unwrap_or(u64::MAX / 2),
-            counted: [const { None }; 5],
-            standing: None,
-            would_refuse: None,
-        }
-    }
-}
-
-/// The right to go on, held while the request or connection lives. Gives back what it holds when dropped.
-#[derive(Debug)]
-#[must_use]
-pub struct Permit {
-    epoch: Instant,
-    now: u64,
-    /// One for each scope that has limits.
-    counted: [Option<Counted>; 5],
-    standing: Option<Standing>,
-    /// In audit mode: what enforcing would have said.
-    pub would_refuse: Option<Limited>,
-}
-
-/// What one scope has counted.
-#[derive(Debug)]
-struct Counted {
-    pin: Pin,
-    bytes_per_second: Option<u64>,
-    request: bool,
-    connection: bool,
-    /// To be taken back if a wider scope refuses.
-    rate: Option<Rate>,
-}
-
-impl Permit {
-    /// How long to pause after moving `bytes`, so that every rate is kept. Zero where nothing paces.
-    pub fn pause(&self, bytes: u64, now: Instant) -> Duration {
-        let nanos = now.saturating_duration_since(self.epoch).as_nanos();
-        let now = u64::try_from(nanos).unwrap_or(u64::MAX / 2);
-        self.counted
-            .iter()
-            .flatten()
-            .filter_map(|counted| Some(counted.pin.cell().pause(counted.bytes_per_second?, bytes, now)))
-            .max()
-            .unwrap_or_default()
-    }
-
-    /// Whether [`pause`](Self::pause) can ever be other than zero.
-    pub fn paces(&self) -> bool {
-        self.counted.iter().flatten().any(|counted| counted.bytes_per_second.is_some())
-    }
-
-    /// How the request stands against the rate with the least left.
-    pub fn standing(&self) -> Option<Standing> {
-        self.standing
-    }
-
-    /// Counts in one scope. On an error, what was counted before is taken back as the permit is dropped.
-    fn count(
-        &mut self,
-        kind: Kind,
-        scope: Scope,
-        bounds: Bounds,
-        pin: Pin,
-        enforce: bool,
-        grant: Option<&Grant>,
-    ) -> Result<(), Limited> {
-        let cell = pin.cell();
-        let mut counted = (None, false, false);
-        let mut over = None;
-        if kind == Kind::Request {
-            if let Some(rate) = bounds.rate {
-                match cell.count(&rate, self.now) {
-                    Ok(left) => {
-                        counted.0 = Some(rate);
-                        self.stand(scope, rate, left);
-                    }
-                    Err(retry_after) => over = Some((Limit::Rate, rate.per_second, retry_after)),
-                }
-            }
-            if let Some(most) = bounds.requests {
-                counted.1 = enter(&cell.requests, most);
-                if !counted.1 {
-                    over = over.or(Some((Limit::Concurrency, most, RETRY_GUESS)));
-                }
-            }
-        } else if let Some(most) = bounds.connections {
-            // Sessions count for the client and for all, connections for the rest: none is counted twice.
-            let wide = matches!(scope, Scope::All | Scope::Client);
-            if wide == (kind == Kind::Session) {
-                counted.2 = enter(&cell.connections, most);
-                if !counted.2 {
-                    over = Some((Limit::Connections, most, RETRY_GUESS));
-                }
-            }
-        }
-        let (rate, request, connection) = counted;
-        let bytes_per_second = if kind == Kind::Session { None } else { bounds.bytes_per_second };
-        let place = self.counted.iter_mut().find(|place| place.is_none()).expect("there are five scopes");
-        *place = Some(Counted { pin, bytes_per_second, request, connection, rate });
-        let Some((limit, most, retry_after)) = over else { return Ok(()) };
-        let limited = Limited { limit, scope, most, retry_after, rule: grant.map(|grant| Arc::clone(&grant.rule)) };
-        if enforce {
-            self.take_back();
-            return Err(limited);
-        }
-        self.would_refuse.get_or_insert(limited);
-        Ok(())
-    }
-
-    fn stand(&mut self, scope: Scope, rate: Rate, left: Left) {
-        let standing = Standing {
-            scope,
-            per_second: rate.per_second,
-            burst: rate.burst,
-            remaining: left.requests,
-            full_after: left.full_after,
-        };
-        if self.standing.is_none_or(|least| standing.remaining < least.remaining) {
-            self.standing = Some(standing);
-        }
-    }
-
-    fn take_back(&mut self) {
-        for counted in self.counted.iter_mut().flatten() {
-            if let Some(rate) = counted.rate.take() {
-                counted.pin.cell().uncount(&rate);
-            }
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        for counted in self.counted.iter().flatten() {
-            let cell = counted.pin.cell();
-            if counted.request {
-                cell.requests.fetch_sub(1, Ordering::AcqRel);
-            }
-            if counted.connection {
-                cell.connections.fetch_sub(1, Ordering::AcqRel);
-            }
-        }
+        Permit::new(self.state.epoch, now)
     }
 }

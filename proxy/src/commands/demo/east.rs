@@ -58,7 +58,10 @@ async fn serve(socket: TcpStream) {
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
-    let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     Ok(match request.uri().path() {
         "/ws" => websocket(request),
         _ if grpc => grpc_echo(request).await,

@@ -157,7 +157,9 @@ fn tempdir(pki: &Pki) -> anyhow::Result<Folder> {
     let path = std::env::temp_dir().join(format!("isthmus-demo-{:016x}", rand::random::<u64>()));
     DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("{}", path.display()))?;
     let folder = Folder(path);
-    for (name, text) in [("bundle.crt", &pki.bundle), ("client.crt", &pki.client.chain), ("client.key", &pki.client.key)] {
+    for (name, text) in
+        [("bundle.crt", &pki.bundle), ("client.crt", &pki.client.chain), ("client.key", &pki.client.key)]
+    {
         let path = folder.path().join(name);
         let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path)?;
         file.write_all(text.as_bytes()).with_context(|| format!("{}", path.display()))?;

@@ -65,7 +65,13 @@ fn callers(pki: &Pki, addrs: Addrs) -> anyhow::Result<Callers> {
     })
 }
 
-fn row(who: &'static str, what: &'static str, expected: &'static str, from: Instant, back: anyhow::Result<String>) -> Row {
+fn row(
+    who: &'static str,
+    what: &'static str,
+    expected: &'static str,
+    from: Instant,
+    back: anyhow::Result<String>,
+) -> Row {
     let back = back.unwrap_or_else(|error| format!("refused: {error:#}"));
     Row { who, what, expected, back, took: from.elapsed() }
 }
@@ -96,7 +102,12 @@ async fn calls(rows: &mut Vec<Row>, callers: &Callers, addrs: Addrs) {
     call!("a stranger", "a handshake", "refused: TLS alert UnknownCA", stranger.knock());
     call!("shop.west, expired", "a handshake", "refused: TLS alert CertificateExpired", expired.knock());
     call!(SHOP, "outside the suffixes", "404 bad gateway domain", shop.http2("intranet.example", "/", None));
-    call!(SHOP, "a service not exported", "404 service is not exported", shop.http2("private.demo.svc.cluster.local", "/", None));
+    call!(
+        SHOP,
+        "a service not exported",
+        "404 service is not exported",
+        shop.http2("private.demo.svc.cluster.local", "/", None)
+    );
     let by = "by=isthmus.isthmus-system.serviceaccount.identity.linkerd.cluster.local;for=x;host=y;proto=https";
     call!(SHOP, "a loop", "508 gateway loop detected", shop.http2(WEB, "/", Some(("forwarded", by))));
 }

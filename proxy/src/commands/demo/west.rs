@@ -153,7 +153,8 @@ impl West {
 
 /// Sends one request over HTTP/2 with prior knowledge.
 async fn exchange(stream: Stream, request: Request<Full<Bytes>>) -> anyhow::Result<hyper::Result<Response<Incoming>>> {
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(unanswered)?;
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(unanswered)?;
     drop(Handle::current().spawn(connection));
     Ok(sender.send_request(request).await)
 }

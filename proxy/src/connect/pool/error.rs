@@ -61,6 +61,11 @@ pub(super) fn from_hyper(error: hyper::Error) -> Error {
 
 /// The kind of error, to be given its cause.
 fn meaning(error: &hyper::Error) -> fn(Cause) -> Error {
+    if error.is_user() {
+        // First, because its cause may be any error, such as a reset of the client's own HTTP/2 stream: taken for the
+        // endpoint's, it could make an unsafe retry look safe.
+        return Error::RequestBody;
+    }
     if let Some(http2) = find::<h2::Error>(error) {
         return http2_meaning(http2);
     }
@@ -69,8 +74,6 @@ fn meaning(error: &hyper::Error) -> fn(Cause) -> Error {
     }
     if error.is_timeout() {
         |_| Error::Timeout
-    } else if error.is_user() {
-        Error::RequestBody
     } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
         |cause| Error::Closed(Some(cause))
     } else {
@@ -87,6 +90,10 @@ fn http2_meaning(error: &h2::Error) -> fn(Cause) -> Error {
     if error.is_remote() && error.is_reset() {
         let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM); // RFC 9113 §8.7
         return if refused { Error::StreamRefused } else { Error::Reset };
+    }
+    if error.is_reset() && !error.is_library() {
+        // By us, because the request's body failed.
+        return Error::RequestBody;
     }
     error.get_io().map_or(Error::Protocol, io_meaning)
 }

@@ -5,17 +5,16 @@
 //! first (a new connection, or one that another request has finished with) goes to the first in line.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::client::conn::http1::SendRequest;
-use tokio::sync::oneshot;
 
 use super::super::Error;
 use super::body::{Hold, Streamed};
+use super::line::Line;
 use super::peer::Peer;
 use super::{SendError, Stats, bind};
 
@@ -26,7 +25,7 @@ const STALE_TRIES: usize = 3;
 #[derive(Debug)]
 pub(super) struct Http1<B> {
     idle: RefCell<Vec<Conn<B>>>,
-    waiters: RefCell<VecDeque<oneshot::Sender<Result<Lease<B>, Error>>>>,
+    line: Line<Lease<B>>,
     /// Connections whose task lives, and dials.
     open: Cell<usize>,
     dialing: Cell<usize>,
@@ -46,6 +45,8 @@ pub(super) struct Conn<B> {
 pub(super) struct Lease<B> {
     peer: Rc<Peer<B>>,
     conn: Option<Conn<B>>,
+    /// A request was sent: the connection is good for another only once the response has ended.
+    sent: bool,
 }
 
 /// One of the connections that [`Http1::open`] counts.
@@ -54,10 +55,7 @@ struct Open<B>(Rc<Peer<B>>);
 /// One of the dials that [`Http1::dialing`] counts.
 struct Dialing<B>(Rc<Peer<B>>);
 
-pub(super) async fn send<B>(
-    peer: &Rc<Peer<B>>,
-    mut request: Request<B>,
-) -> Result<Response<Streamed<B>>, SendError<B>>
+pub(super) async fn send<B>(peer: &Rc<Peer<B>>, mut request: Request<B>) -> Result<Response<Streamed<B>>, SendError<B>>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -78,9 +76,9 @@ where
         let used = std::mem::replace(&mut conn.used, true);
         match conn.sender.try_send_request(request).await {
             Ok(response) => {
-                let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
-                    || (connect && response.status().is_success());
-                lease.conn = Some(conn);
+                let upgraded =
+                    response.status() == StatusCode::SWITCHING_PROTOCOLS || (connect && response.status().is_success());
+                (lease.conn, lease.sent) = (Some(conn), true);
                 let hold = Hold::Http1 { lease, upgraded };
                 return Ok(bind(response, |body| Streamed::new(body, hold)));
             }
@@ -102,7 +100,7 @@ fn pop<B>(peer: &Rc<Peer<B>>) -> Option<Lease<B>> {
     loop {
         let conn = peer.http1.idle.borrow_mut().pop()?;
         if conn.sender.is_ready() && !peer.core.older(conn.born, peer.core.settings.max_age) {
-            return Some(Lease { peer: Rc::clone(peer), conn: Some(conn) });
+            return Some(Lease { peer: Rc::clone(peer), conn: Some(conn), sent: false });
         }
     }
 }
@@ -113,25 +111,10 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let receiver = {
-        let mut waiters = peer.http1.waiters.borrow_mut();
-        if waiters.len() >= peer.core.settings.waiters {
-            waiters.retain(|waiter| !waiter.is_closed());
-        }
-        if waiters.len() >= peer.core.settings.waiters {
-            return Err(Error::PoolFull);
-        }
-        let (sender, receiver) = oneshot::channel();
-        waiters.push_back(sender);
-        receiver
-    };
+    let settings = &peer.core.settings;
+    let place = peer.http1.line.join(settings.waiters)?;
     dial_for_waiters(peer);
-    match tokio::time::timeout(peer.core.settings.wait_timeout, receiver).await {
-        Ok(Ok(result)) => result,
-        // The task that would have answered died: its connection is no more.
-        Ok(Err(_)) => Err(Error::Closed(None)),
-        Err(_) => Err(Error::PoolFull),
-    }
+    place.wait(settings.wait_timeout).await
 }
 
 /// Starts as many dials as there are requests in line, within the limit.
@@ -141,13 +124,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let http1 = &peer.http1;
-    let waiting = {
-        let mut waiters = http1.waiters.borrow_mut();
-        while waiters.front().is_some_and(oneshot::Sender::is_closed) {
-            waiters.pop_front();
-        }
-        waiters.len()
-    };
+    let waiting = http1.line.len();
     while http1.dialing.get() < waiting && http1.open.get() < peer.core.settings.http1_connections.max(1) {
         http1.dialing.set(http1.dialing.get() + 1);
         http1.open.set(http1.open.get() + 1);
@@ -177,33 +154,17 @@ where
         Err(error) => {
             drop(open);
             // One failed dial fails one request, the one that has waited for longest; the others have dials of their own.
-            while let Some(waiter) = next_waiter(&peer.http1) {
-                if waiter.send(Err(error.clone())).is_ok() {
-                    break;
-                }
-            }
+            peer.http1.line.fail_one(&error);
             dial_for_waiters(&peer);
         }
     }
 }
 
-fn next_waiter<B>(http1: &Http1<B>) -> Option<oneshot::Sender<Result<Lease<B>, Error>>> {
-    http1.waiters.borrow_mut().pop_front()
-}
-
 /// Hands a connection that can be used to the first in line, or lays it aside.
 fn deliver<B>(peer: &Rc<Peer<B>>, conn: Conn<B>) {
-    let mut conn = conn;
-    while let Some(waiter) = next_waiter(&peer.http1) {
-        let lease = Lease { peer: Rc::clone(peer), conn: Some(conn) };
-        match waiter.send(Ok(lease)) {
-            Ok(()) => return,
-            Err(back) => match back.ok().and_then(|mut lease| lease.conn.take()) {
-                Some(back) => conn = back,
-                None => return,
-            },
-        }
-    }
+    let lease = Lease { peer: Rc::clone(peer), conn: Some(conn), sent: false };
+    let Some(mut lease) = peer.http1.line.serve(lease) else { return };
+    let Some(mut conn) = lease.conn.take() else { return };
     let mut idle = peer.http1.idle.borrow_mut();
     if !peer.retired.get() && idle.len() < peer.core.settings.http1_idle {
         conn.returned = peer.core.tick.get();
@@ -239,9 +200,9 @@ impl<B: 'static> Lease<B> {
 
 impl<B> Drop for Lease<B> {
     fn drop(&mut self) {
-        // Only a lease on which nothing was sent still has its connection here, or one that was not finished.
+        // Closed where a response was not read to its end: what is left of it would be taken for the next one's.
         if let Some(conn) = self.conn.take()
-            && !conn.used
+            && !self.sent
         {
             deliver(&self.peer, conn);
         }
@@ -262,7 +223,7 @@ impl<B> Drop for Dialing<B> {
 
 impl<B> Default for Http1<B> {
     fn default() -> Self {
-        Self { idle: RefCell::default(), waiters: RefCell::default(), open: Cell::new(0), dialing: Cell::new(0) }
+        Self { idle: RefCell::default(), line: Line::default(), open: Cell::new(0), dialing: Cell::new(0) }
     }
 }
 
@@ -274,12 +235,12 @@ impl<B> Http1<B> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.open.get() == 0 && self.waiters.borrow().is_empty()
+        self.open.get() == 0 && self.line.is_empty()
     }
 
     pub(super) fn count(&self, stats: &mut Stats) {
         stats.http1_connections += self.open.get() - self.dialing.get();
         stats.http1_idle += self.idle.borrow().len();
-        stats.waiting += self.waiters.borrow().iter().filter(|waiter| !waiter.is_closed()).count();
+        stats.waiting += self.line.len();
     }
 }

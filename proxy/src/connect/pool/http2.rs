@@ -5,17 +5,16 @@
 //! successor is dialled, and is then left to finish what it has begun (GOAWAY, RFC 9113 §6.8).
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
 use hyper::client::conn::http2::SendRequest;
-use tokio::sync::oneshot;
 
 use super::super::Error;
 use super::body::{Hold, Streamed};
+use super::line::Line;
 use super::peer::Peer;
 use super::{SendError, Stats, bind};
 
@@ -25,7 +24,7 @@ const STALE_TRIES: usize = 3;
 #[derive(Debug)]
 pub(super) struct Http2<B> {
     conns: RefCell<Vec<Rc<Conn<B>>>>,
-    waiters: RefCell<VecDeque<oneshot::Sender<Result<Slot<B>, Error>>>>,
+    line: Line<Slot<B>>,
     dialing: Cell<usize>,
 }
 
@@ -52,10 +51,7 @@ pub(super) struct Slot<B> {
 /// The dial that [`Http2::dialing`] counts.
 struct Dialing<B>(Rc<Peer<B>>);
 
-pub(super) async fn send<B>(
-    peer: &Rc<Peer<B>>,
-    mut request: Request<B>,
-) -> Result<Response<Streamed<B>>, SendError<B>>
+pub(super) async fn send<B>(peer: &Rc<Peer<B>>, mut request: Request<B>) -> Result<Response<Streamed<B>>, SendError<B>>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -124,22 +120,10 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let receiver = {
-        let mut waiters = peer.http2.waiters.borrow_mut();
-        waiters.retain(|waiter| !waiter.is_closed());
-        if waiters.len() >= peer.core.settings.waiters {
-            return Err(Error::PoolFull);
-        }
-        let (sender, receiver) = oneshot::channel();
-        waiters.push_back(sender);
-        receiver
-    };
+    let settings = &peer.core.settings;
+    let place = peer.http2.line.join(settings.waiters)?;
     dial_for_waiters(peer);
-    match tokio::time::timeout(peer.core.settings.wait_timeout, receiver).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(Error::Closed(None)),
-        Err(_) => Err(Error::PoolFull),
-    }
+    place.wait(settings.wait_timeout).await
 }
 
 /// Starts dials until those under way can take everybody in line, within the limit.
@@ -149,7 +133,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (http2, settings) = (&peer.http2, &peer.core.settings);
-    let waiting = http2.waiters.borrow().iter().filter(|waiter| !waiter.is_closed()).count();
+    let waiting = http2.line.len();
     while http2.dialing.get() * settings.http2_streams.max(1) < waiting
         && http2.conns.borrow().len() + http2.dialing.get() < settings.http2_connections.max(1)
     {
@@ -176,7 +160,8 @@ where
     drop(dialing);
     let opened = match opened {
         Ok(opened) => opened,
-        Err(error) => return fail_waiters(&peer, &error),
+        // A failed dial fails everybody in line: they all waited for it.
+        Err(error) => return peer.http2.line.fail_all(&error),
     };
     let tick = peer.core.tick.get();
     let conn = Rc::new(Conn {
@@ -206,31 +191,11 @@ where
 
 /// Gives the room there is to the first in line.
 fn serve_waiters<B>(peer: &Rc<Peer<B>>) {
-    loop {
-        let waiter = {
-            let mut waiters = peer.http2.waiters.borrow_mut();
-            while waiters.front().is_some_and(oneshot::Sender::is_closed) {
-                waiters.pop_front();
-            }
-            if waiters.is_empty() {
-                return;
-            }
-            let Some(mut slot) = room(peer) else { return };
-            slot.sender = slot.conn.sender.borrow().clone();
-            waiters.pop_front().map(|waiter| (waiter, slot))
-        };
-        if let Some((waiter, slot)) = waiter {
-            // Cannot fail: it was open a moment ago, and nothing else has run since.
-            drop(waiter.send(Ok(slot)));
-        }
-    }
-}
-
-/// A failed dial fails everybody in line: they all waited for it.
-fn fail_waiters<B>(peer: &Peer<B>, error: &Error) {
-    let waiters = std::mem::take(&mut *peer.http2.waiters.borrow_mut());
-    for waiter in waiters {
-        drop(waiter.send(Err(error.clone())));
+    while !peer.http2.line.is_empty() {
+        let Some(mut slot) = room(peer) else { return };
+        slot.sender = slot.conn.sender.borrow().clone();
+        // Somebody takes it: nothing else has run since the look.
+        drop(peer.http2.line.serve(slot));
     }
 }
 
@@ -248,7 +213,7 @@ impl<B> Drop for Slot<B> {
     fn drop(&mut self) {
         self.conn.streams.set(self.conn.streams.get() - 1);
         self.conn.used.set(self.peer.core.tick.get());
-        if !self.peer.http2.waiters.borrow().is_empty() {
+        if !self.peer.http2.line.is_empty() {
             serve_waiters(&self.peer);
         }
     }
@@ -262,7 +227,7 @@ impl<B> Drop for Dialing<B> {
 
 impl<B> Default for Http2<B> {
     fn default() -> Self {
-        Self { conns: RefCell::default(), waiters: RefCell::default(), dialing: Cell::new(0) }
+        Self { conns: RefCell::default(), line: Line::default(), dialing: Cell::new(0) }
     }
 }
 
@@ -277,13 +242,13 @@ impl<B> Http2<B> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.conns.borrow().is_empty() && self.dialing.get() == 0 && self.waiters.borrow().is_empty()
+        self.conns.borrow().is_empty() && self.dialing.get() == 0 && self.line.is_empty()
     }
 
     pub(super) fn count(&self, stats: &mut Stats) {
         let conns = self.conns.borrow();
         stats.http2_connections += conns.len();
         stats.http2_streams += conns.iter().map(|conn| conn.streams.get()).sum::<usize>();
-        stats.waiting += self.waiters.borrow().iter().filter(|waiter| !waiter.is_closed()).count();
+        stats.waiting += self.line.len();
     }
 }

@@ -4,7 +4,7 @@
 //! (HTTP/2) until it has ended. **Refuses** with a [`SendError`] that gives the request back where it certainly was not
 //! sent.
 //!
-//! [`http1`] lends connections out one request at a time, the most recently used first; [`http2`] shares them. A request
+//! `http1` lends connections out one request at a time, the most recently used first; `http2` shares them. A request
 //! that finds a connection costs no allocation, lock, timer or clock of ours: ages are counted in ticks of one coarse
 //! timer per pool. Dials run in tasks of their own; whoever waits gets the next connection that comes free, whichever it is.
 
@@ -12,6 +12,7 @@ mod body;
 mod error;
 mod http1;
 mod http2;
+mod line;
 mod open;
 mod peer;
 

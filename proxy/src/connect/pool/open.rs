@@ -70,8 +70,6 @@ const HTTP1_BUFFER: usize = 64 * 1024;
 const HTTP2_SEND_BUFFER: usize = 256 * 1024;
 /// Streams assumed to be allowed before the endpoint's SETTINGS are seen: the least that RFC 9113 §6.5.2 recommends.
 const HTTP2_FIRST_STREAMS: usize = 100;
-/// Response header fields, at most.
-const MAX_HEADERS: usize = 100;
 /// Streams of ours that an endpoint may make us reset by breaking the protocol before the connection is given up.
 const MAX_ERROR_RESETS: usize = 256;
 
@@ -79,8 +77,7 @@ impl<D: Dial> Opener<D> {
     pub(super) fn new(dial: D, settings: &PoolSettings) -> Self {
         let head = usize::try_from(settings.max_head_bytes).unwrap_or(usize::MAX);
         let mut http1 = http1::Builder::new();
-        // 100 is also hyper's default; setting it would move the parsed fields from the stack to the heap.
-        debug_assert_eq!(MAX_HEADERS, 100);
+        // The number of header fields stays at hyper's 100: setting it, even to 100, moves their parsing to the heap.
         http1.max_buf_size(HTTP1_BUFFER.max(head)).max_header_size(head);
         let mut http2 = http2::Builder::new(LocalExec);
         let streams = u32::try_from(settings.http2_streams.max(1)).unwrap_or(u32::MAX);

@@ -18,7 +18,7 @@ use crate::connect::{self, Error, tcp};
 use crate::endpoint::Speaks;
 use crate::record::Protocol;
 
-type TestBody = UnsyncBoxBody<Bytes, Infallible>;
+type TestBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// Dials plainly, counting, after an optional delay.
 #[derive(Clone, Default)]
@@ -56,7 +56,7 @@ fn endpoint(addr: SocketAddr) -> Endpoint {
 }
 
 fn empty() -> TestBody {
-    Empty::new().boxed_unsync()
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 fn get(path: &str) -> Request<TestBody> {
@@ -153,11 +153,8 @@ async fn http1_at_the_limit_requests_wait_for_a_connection() {
         assert!(error.request.is_some() && error.retry_is_safe());
         read(held).await
     };
-    let (one, two, three) = tokio::join!(
-        fetch(&world, &endpoint, Version::Http1),
-        fetch(&world, &endpoint, Version::Http1),
-        full
-    );
+    let (one, two, three) =
+        tokio::join!(fetch(&world, &endpoint, Version::Http1), fetch(&world, &endpoint, Version::Http1), full);
     assert!([one, two, three].iter().all(|body| body == "hello"));
     assert_eq!(connections.get(), 1);
 }
@@ -309,7 +306,7 @@ async fn requests_under_way_outlive_the_retirement_of_their_connection() {
     for version in [Version::Http1, Version::Http2] {
         let (endpoint, _) = server(version).await;
         let world = world(PoolSettings::default());
-        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+        let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Frame<Bytes>>>(1);
         let receiver = Cell::new(Some(receiver));
         let stream = futures_util::stream::unfold(receiver.take().expect("just put"), |mut receiver| async move {
             receiver.recv().await.map(|frame| (frame, receiver))
@@ -473,7 +470,8 @@ async fn streams_above_the_last_of_a_goaway_may_be_retried_and_those_below_finis
                 while !has_stream(&seen, 3) {
                     stream.read_buf(&mut seen).await.expect("reads");
                 }
-                let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, /* last stream */ 0, 0, 0, 1, /* NO_ERROR */ 0, 0, 0, 0];
+                let goaway =
+                    [0, 0, 8, 7, 0, 0, 0, 0, 0, /* last stream */ 0, 0, 0, 1, /* NO_ERROR */ 0, 0, 0, 0];
                 stream.write_all(&goaway).await.expect("writes");
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let headers = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]; // END_STREAM, END_HEADERS, `:status: 200`
@@ -522,4 +520,34 @@ async fn endpoints_that_differ_in_identity_share_no_connection() {
     let other = Endpoint { tls: Some(Arc::new(tls)), ..endpoint };
     fetch(&world, &other, Version::Http1).await;
     assert_eq!(connections.get(), 2);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_request_body_that_fails_is_the_clients_fault() {
+    for version in [Version::Http1, Version::Http2] {
+        let (endpoint, _) = server(version).await;
+        let world = world(PoolSettings::default());
+        let frames = vec![Ok(Frame::data(Bytes::from_static(b"x"))), Err(std::io::Error::other("gone"))];
+        let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+        let request = Request::post("http://web/slow").header("host", "web").body(body).expect("a request");
+        let error = world.pool.send(&endpoint, request, version).await.expect_err("failed");
+        assert_eq!((error.code(), error.fault()), ("connect.request_body", crate::fault::Fault::Client));
+        assert!(!error.retry_is_safe());
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_connection_handed_to_somebody_who_has_left_goes_to_the_next() {
+    let (endpoint, connections) = server(Version::Http1).await;
+    let world = world(PoolSettings { http1_connections: 1, ..PoolSettings::default() });
+    fetch(&world, &endpoint, Version::Http1).await;
+    let held = world.pool.send(&endpoint, get("/"), Version::Http1).await.expect("a response");
+    {
+        let mut leaving = std::pin::pin!(world.pool.send(&endpoint, get("/"), Version::Http1));
+        assert!(tokio::time::timeout(Duration::from_millis(5), &mut leaving).await.is_err(), "waits");
+        read(held).await; // hands the connection over, and then the one who waited leaves without having looked
+    }
+    assert_eq!(world.pool.stats().http1_idle, 1);
+    fetch(&world, &endpoint, Version::Http1).await;
+    assert_eq!(connections.get(), 1);
 }

@@ -191,9 +191,14 @@ mod tests {
     #[test]
     fn upgrades_are_told_from_h2c_and_from_fields_that_connection_does_not_list() {
         let of = |connection: &str, upgrade: &str| {
-            ask(Request::get("/").header("connection", connection).header("upgrade", upgrade), &session()).unwrap().leaves
+            ask(Request::get("/").header("connection", connection).header("upgrade", upgrade), &session())
+                .unwrap()
+                .leaves
         };
-        assert_eq!(of("keep-alive, Upgrade", "websocket"), Some(Leaves::Upgrade(HeaderValue::from_static("websocket"))));
+        assert_eq!(
+            of("keep-alive, Upgrade", "websocket"),
+            Some(Leaves::Upgrade(HeaderValue::from_static("websocket")))
+        );
         assert_eq!(of("upgrade, http2-settings", "h2c"), None);
         assert_eq!(of("keep-alive", "websocket"), None);
     }

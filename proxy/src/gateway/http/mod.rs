@@ -27,14 +27,14 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 
 use self::guarded::{Framing, Guarded};
 use self::session::{HttpSession, Tick};
-use super::standing::Trust;
 use super::Gateway;
 use super::census::Entry;
 use super::refuse::Refused;
+use super::standing::Trust;
 use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;
@@ -149,9 +149,8 @@ where
     let session = start.session(Some(framing.clone()));
     let io = TokioIo::new(Guarded::new(stream, framing.clone()));
     let served = Rc::clone(&session);
-    let connection = builder
-        .serve_connection(io, service_fn(move |request| answer(Rc::clone(&served), request)))
-        .with_upgrades();
+    let connection =
+        builder.serve_connection(io, service_fn(move |request| answer(Rc::clone(&served), request))).with_upgrades();
     let mut connection = pin!(connection);
     let how = watch(&session, connection.as_mut(), |connection| connection.graceful_shutdown()).await;
     Ended { malformed: framing.malformed(), how }
@@ -178,8 +177,8 @@ where
         .keep_alive_timeout(settings.keepalive_timeout);
     let session = start.session(None);
     let served = Rc::clone(&session);
-    let connection = builder
-        .serve_connection(TokioIo::new(stream), service_fn(move |request| answer(Rc::clone(&served), request)));
+    let connection =
+        builder.serve_connection(TokioIo::new(stream), service_fn(move |request| answer(Rc::clone(&served), request)));
     let mut connection = pin!(connection);
     let how = watch(&session, connection.as_mut(), |connection| connection.graceful_shutdown()).await;
     Ended { malformed: None, how }
@@ -213,11 +212,12 @@ pub(crate) enum How {
 /// hyper wants at least this for its read buffer, in bytes.
 const MIN_HTTP1_BUFFER: usize = 8192;
 
-/// How often a session's clock is looked at: coarse, since a timer a request would cost more than it tells.
-const TICK: Duration = Duration::from_secs(1);
-
 /// Drives a connection while looking at the drain and at the session's clock.
-async fn watch<C>(session: &HttpSession, mut connection: std::pin::Pin<&mut C>, retire: fn(std::pin::Pin<&mut C>)) -> How
+async fn watch<C>(
+    session: &HttpSession,
+    mut connection: std::pin::Pin<&mut C>,
+    retire: fn(std::pin::Pin<&mut C>),
+) -> How
 where
     C: Future<Output = hyper::Result<()>>,
 {
@@ -227,8 +227,7 @@ where
     let mut deadline: Option<Instant> = None;
     let mut reason: Option<Refused> = None;
     let mut distrusted = pin!(session.trust.lost());
-    let mut clock = interval(TICK);
-    clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut clock = pin!(sleep_until(session.next_look(Instant::now())));
     loop {
         tokio::select! {
             biased;
@@ -250,24 +249,31 @@ where
                 retire(connection.as_mut());
             }
             refused = distrusted.as_mut(), if deadline.is_none() => {
-                deadline = Some(Instant::now() + session.gateway.distrust_deadline);
+                let at = Instant::now() + session.gateway.distrust_deadline;
+                deadline = Some(at);
+                clock.as_mut().reset(at);
                 reason = Some(refused);
                 retired = true;
                 retire(connection.as_mut());
             }
-            _ = clock.tick() => match session.tick(Instant::now()) {
-                _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+            () = clock.as_mut() => {
+                let now = Instant::now();
+                if deadline.is_some_and(|deadline| now >= deadline) {
                     return reason.map_or(How::Cut, How::Distrusted);
                 }
-                Tick::Fine => {}
-                Tick::SlowHead => return How::SlowHead,
-                Tick::Idle => return How::Idle,
-                Tick::Retire if retired => {}
-                Tick::Retire => {
-                    retired = true;
-                    retire(connection.as_mut());
+                match session.tick(now) {
+                    Tick::Fine => {}
+                    Tick::SlowHead => return How::SlowHead,
+                    Tick::Idle => return How::Idle,
+                    Tick::Retire if retired => {}
+                    Tick::Retire => {
+                        retired = true;
+                        retire(connection.as_mut());
+                    }
                 }
-            },
+                let next = session.next_look(now);
+                clock.as_mut().reset(deadline.map_or(next, |deadline| deadline.min(next)));
+            }
         }
     }
 }

@@ -25,10 +25,13 @@ use super::session::HttpSession;
 use super::{headers, upgrade};
 use crate::balance::{Failure, Guard, Pick};
 use crate::connect::{Streamed, Version};
+use crate::detect::Naming;
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
-use crate::gateway::refuse::{self, Refused};
 use crate::gateway::Routed;
+use crate::gateway::admit::rate_fields;
+use crate::gateway::paced::Pacer;
+use crate::gateway::refuse::{self, Refused};
 use crate::record::{Event, Stage};
 use crate::wire::forwarded;
 
@@ -63,9 +66,12 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
         Err(error) => Err(Refused::from(error)),
     };
     match answered {
-        Ok(response) => {
+        Ok(mut response) => {
             exchange.request().status = Some(response.status().as_u16());
             exchange.note_grpc_status(response.headers().get("grpc-status"));
+            if let Some(fields) = exchange.standing().and_then(|standing| rate_fields(&standing)) {
+                response.headers_mut().extend(fields);
+            }
             response.map(|body| body.recording(exchange))
         }
         Err(refused) => {
@@ -79,11 +85,19 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
 /// The probe, asked for on the gateway port by its own authority: for sites that can expose one port only.
 fn probe(session: &HttpSession, parts: &Parts) -> Option<Response<Full<Bytes>>> {
     let wanted = session.gateway.probe_authority.as_ref()?;
-    let host = parts.uri.host().or_else(|| {
-        let host = parts.headers.get(HOST)?.to_str().ok()?;
-        Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
-    })?;
-    host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(wanted.as_str()).then(|| session.gateway.probe.answer(parts))
+    let asked = match &session.naming {
+        // A session that names its service is for that service, whatever its requests say.
+        Naming::Header(target) | Naming::Sni(target) => target.name == *wanted,
+        Naming::Port(_) => false,
+        Naming::Request => {
+            let host = parts.uri.host().or_else(|| {
+                let host = parts.headers.get(HOST)?.to_str().ok()?;
+                Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
+            })?;
+            host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(wanted.as_str())
+        }
+    };
+    asked.then(|| session.gateway.probe.answer(parts))
 }
 
 async fn proceed(
@@ -96,26 +110,34 @@ async fn proceed(
     let gateway = &session.gateway;
     exchange.passed(Stage::Detect);
 
-    let admitted = gateway.admit_request(session, &ask, &parts);
+    let admission = gateway.admit_request(session, &ask, &parts);
     exchange.passed(Stage::Authorise);
-    let (admitted, rule) = admitted?;
-    exchange.record.rule = rule;
+    let admitted = admission?;
+    admitted.write(&mut exchange.record);
+    exchange.hold(Rc::clone(&admitted.permit));
 
     let own = gateway.credentials.load().identity().clone();
     let says_us = forwarded::names_us(parts.headers.get_all(FORWARDED), &own);
     crate::route::loops(&own, Some(&session.client), says_us)?;
-    let routed = gateway.route(admitted).await;
+    let leaving = match ask.leaves {
+        Some(_) => Some(gateway.admit_upgrade(session, &ask, &parts, &admitted.admission)?),
+        None => None,
+    };
+    let pacer = Pacer::new(&admitted.permit);
+    let routed = gateway.route(admitted.admission.target).await;
     exchange.passed(Stage::Route);
     let routed = routed?;
 
-    headers::identify(&mut parts.headers, &own, &session.client, &ask.target);
-    if ask.leaves.is_some() {
-        return upgrade::proceed(session, ask, routed, parts, body, exchange).await;
-    }
+    // First what the client meant for this hop only goes, then what we say is put on: `connection` must not be able to
+    // name our fields and have them taken off again.
     headers::strip_hop_by_hop(&mut parts.headers);
+    headers::identify(&mut parts.headers, &own, &session.client, &ask.target);
+    if let Some(held) = leaving {
+        return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
+    }
 
     let gate = expects_continue(&mut parts);
-    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone());
+    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), pacer);
     let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
     let (response, guard) = deliver(session, &ask, &routed, (head, body), gate, exchange).await?;
     Ok(to_client(response, guard, &ask))
@@ -153,8 +175,8 @@ async fn deliver(
                     gate.open();
                 }
                 pick.guard.first_byte();
-                if response.status().is_server_error() {
-                    pick.guard.failed(Failure::Status5xx);
+                if is_failure(&response) {
+                    gateway.failed(&pick.guard, Failure::Status5xx);
                 } else {
                     pick.guard.succeeded();
                 }
@@ -163,9 +185,14 @@ async fn deliver(
             Err(error) => error,
         };
         if body.failed() {
-            return Err(Refused::new(Stage::Relay, Fault::Client, "relay.request_malformed", "the client's body broke off"));
+            return Err(Refused::new(
+                Stage::Relay,
+                Fault::Client,
+                "relay.request_malformed",
+                "the client's body broke off",
+            ));
         }
-        pick.guard.failed(error.failure);
+        gateway.failed(&pick.guard, error.failure);
         let again = error.retry_is_safe && may_retry && body.untouched();
         let kept = error.returned.or(copy).filter(|_| again && gateway.retries.take());
         let Some(headers) = kept else { return Err(error.refused) };
@@ -174,6 +201,13 @@ async fn deliver(
         exchange.request().retries = tried + 1;
         avoid.push(pick.endpoint.addr);
     }
+}
+
+/// Whether a response says that its endpoint is unwell: a 5xx, or the gRPC statuses that mean the same (INTERNAL,
+/// UNAVAILABLE, DATA_LOSS) in a response without a body.
+fn is_failure<B>(response: &Response<B>) -> bool {
+    let grpc = response.headers().get("grpc-status").map(HeaderValue::as_bytes);
+    response.status().is_server_error() || matches!(grpc, Some(b"13" | b"14" | b"15"))
 }
 
 /// A request's head, apart from its body.
@@ -223,6 +257,7 @@ pub(super) fn outgoing(
         }
         Version::Http1 => {
             *request.uri_mut() = Uri::from(path);
+            headers::join_cookies(request.headers_mut());
             request.headers_mut().insert(HOST, headers::host_of(&ask.target));
         }
     }

@@ -66,15 +66,17 @@ fn refusals_by_fault() {
     let text = logged(&settings, |handle| {
         let refusals = Refusals::new(2);
         for _ in 0..3 {
+            refusals.closed(&samples::refused(Stage::Tls, Fault::Client, "tls.plaintext"));
             refusals.closed(&samples::refused(Stage::Tls, Fault::Client, "tls.untrusted"));
             refusals.closed(&samples::refused(Stage::Balance, Fault::Upstream, "balance.empty"));
         }
         refusals.closed(&samples::request("a.b", "web.ns", 200));
         handle.set_filter("debug").expect("valid");
-        refusals.closed(&samples::refused(Stage::Tls, Fault::Client, "tls.untrusted"));
+        refusals.closed(&samples::refused(Stage::Tls, Fault::Client, "tls.plaintext"));
     });
     assert_eq!(text.matches("balance.empty").count(), 2, "{text}");
-    assert_eq!(text.matches("tls.untrusted").count(), 1, "{text}");
-    assert!(text.contains("WARN") && text.contains("DEBUG"), "{text}");
+    assert_eq!(text.matches("tls.untrusted").count(), 2, "{text}");
+    assert_eq!(text.matches("tls.plaintext").count(), 1, "noise shows at debug only: {text}");
+    assert!(text.contains("WARN") && text.contains("INFO") && text.contains("DEBUG"), "{text}");
     assert!(text.contains("identity=web.shop.serviceaccount.identity.west"), "{text}");
 }
