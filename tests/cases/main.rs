@@ -3,8 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod accept;
+mod admin;
 mod authorise;
 mod demo;
 mod detect;
+mod http;
+mod probe;
+mod relay;
 mod route;
+mod telemetry;
 mod tls;
