@@ -181,8 +181,15 @@ async fn answer(upstream: Upstream, request: Request<Incoming>) -> Result<Answer
         "/ws" => websocket(request),
         "/notes" => notes(),
         _ => {
+            let head = request.method() == Method::HEAD;
             let length = request.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
-            text(&format!("hello, {length} bytes\n"))
+            let words = format!("hello, {length} bytes\n");
+            // Over HTTP/2 hyper would send the body of an answer to HEAD, which no client takes.
+            let mut answer = text(if head { "" } else { &words });
+            if head {
+                answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(words.len()));
+            }
+            answer
         }
     })
 }

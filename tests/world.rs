@@ -259,10 +259,19 @@ impl World {
             assert_eq!(line["stage"], stage, "{line}");
             assert_eq!(line["outcome"], "refused", "{line}");
             let fault = line["fault"].as_str().unwrap();
-            let count =
-                self.count("isthmus_refusals_total", &[("stage", stage), ("code", code), ("fault", fault)]).await;
-            let lines = self.lines().iter().filter(|line| line["code"] == code).count();
-            assert!(count >= 1.0 && count >= lines as f64, "{code}: {count} in the metric, {lines} lines");
+            let labels = [("stage", stage), ("code", code), ("fault", fault)];
+            // The log is written by a thread of its own: neither of the two is always the first.
+            let same = async {
+                loop {
+                    let lines = self.lines().iter().filter(|line| line["code"] == code).count();
+                    if self.count("isthmus_refusals_total", &labels).await >= lines as f64 {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let same = tokio::time::timeout(PATIENCE / 2, same).await;
+            assert!(same.is_ok(), "{code}: fewer in the metric than in the log");
             line
         }
     }

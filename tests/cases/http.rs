@@ -428,7 +428,8 @@ async fn what_the_refused_see() {
     let h2 = world.shop().h2().await;
     for (service, path, status, grpc, error, close, code) in [
         ("dead", "/", 502, "14", "connection to the service failed", true, "connect.refused"),
-        ("empty", "/", 504, "4", "logical service in fail-fast", true, "balance."),
+        // The one that waited is told so, the next one is refused at once.
+        ("empty", "/", 504, "14", "logical service in fail-fast", true, "balance."),
         ("closes", "/", 502, "14", "", true, "connect."),
         ("garbage", "/", 502, "14", "", true, "connect.protocol"),
         ("raw", "/", 501, "12", "the service does not speak HTTP", false, "relay.opaque_service"),

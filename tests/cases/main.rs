@@ -6,6 +6,8 @@
 mod accept;
 mod admin;
 mod authorise;
+mod balance;
+mod connect;
 mod demo;
 mod detect;
 mod http;
