@@ -25,6 +25,7 @@ pub struct Setup {
     services: Vec<String>,
     bundle: String,
     gateway: Pair,
+    workers: usize,
 }
 
 impl Default for Setup {
@@ -42,6 +43,7 @@ impl Setup {
             services: Vec::new(),
             bundle: pki.anchor.cert_pem(),
             gateway: pki.gateway.clone(),
+            workers: 1,
         };
         setup
             .set("accept", "listen", "'127.0.0.1:0'")
@@ -83,6 +85,12 @@ impl Setup {
         self
     }
 
+    /// More than one worker.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
     /// Another trust bundle.
     pub fn bundle(mut self, pem: String) -> Self {
         self.bundle = pem;
@@ -97,12 +105,8 @@ impl Setup {
 
     /// The configuration as text.
     pub fn yaml(&self) -> String {
-        let mut text = String::from("workers: 1\n");
+        let mut text = format!("workers: {}\n", self.workers);
         for (section, keys) in &self.sections {
-            if section == "workers" {
-                text = format!("workers: {}\n", keys.values().next().unwrap());
-                continue;
-            }
             let _ = writeln!(text, "{section}:");
             for (key, value) in keys {
                 let _ = writeln!(text, "  {key}: {value}");
