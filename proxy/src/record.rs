@@ -89,6 +89,8 @@ pub struct Peer {
     pub addr: SocketAddr,
     /// Who the peer is, once the handshake said so.
     pub identity: Option<Identity>,
+    /// The cluster that the peer calls from, by the operator's own name for it.
+    pub cluster: Option<Arc<str>>,
     /// The server name the peer asked for.
     pub sni: Option<Name>,
 }
@@ -223,6 +225,17 @@ pub enum Event<'a> {
     },
     /// A request was sent again.
     Retried,
+    /// A live connection's peer is trusted no longer: it is drained or cut.
+    Distrusted {
+        /// The code of the reason, without its stage: `revoked`, `upstream_untrusted`.
+        reason: &'a str,
+        /// Who the peer is.
+        identity: &'a Identity,
+        /// Where the peer is.
+        addr: SocketAddr,
+        /// The reason in words.
+        detail: &'a str,
+    },
     /// An endpoint was ejected by the balancer.
     Ejected,
     /// A task panicked and was ended alone.

@@ -53,6 +53,7 @@ impl Answer {
             "/metrics" => self.metrics(request.headers()),
             "/state" => json(&(self.sources.state)()),
             "/config" => self.config(&request),
+            KEYS if let Some(keys) = &self.sources.keys => page(StatusCode::OK, "application/jwk-set+json", keys()),
             "/log-level" if request.method() == Method::PUT => return self.set_log_level(request, peer).await,
             "/log-level" => {
                 let page = plain(StatusCode::OK, (self.sources.log.read)() + "\n");
@@ -125,8 +126,12 @@ Isthmus
 /metrics    Prometheus text, or OpenMetrics by Accept
 /state      what it serves, as JSON
 /config     what it was told, as JSON, or as YAML with ?format=yaml
+/.well-known/jwks.json  the keys of client assertions, where they are on
 /log-level  what it logs; PUT a filter such as isthmus=debug,info to change it
 ";
+
+/// Where those who check signatures look for keys (RFC 8615).
+const KEYS: &str = "/.well-known/jwks.json";
 
 /// The longest body, in bytes: a log filter is the only one.
 const MAX_BODY_BYTES: usize = 4 * 1024;

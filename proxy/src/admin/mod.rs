@@ -1,7 +1,7 @@
 //! The admin server: what the process shows of itself to its operator and its cluster. Never on the LoadBalancer.
 //!
 //! **In** a listener and [`Sources`], closures that read the rest of the process. **Out** `/live`, `/ready`, `/metrics`,
-//! `/state`, `/config`, `/log-level` and an index. **Refuses** other paths (404), other methods (405), long bodies (413),
+//! `/state`, `/config`, `/log-level`, `/.well-known/jwks.json` and an index. **Refuses** other paths (404), other methods (405), long bodies (413),
 //! too many questions at once (503), slow ones (504), and a change of the log level from elsewhere than this machine.
 //!
 //! It runs on the control runtime, so that an answer never queues behind data. `/live` and `/ready` are answered past all
@@ -41,6 +41,8 @@ pub struct Sources {
     pub config: serde_json::Value,
     /// What `/log-level` reads and sets.
     pub log: LogLevel,
+    /// The keys of `/.well-known/jwks.json`, where something is signed.
+    pub keys: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
 
 impl fmt::Debug for Sources {

@@ -15,6 +15,7 @@ fn sources() -> Sources {
         metrics: Arc::new(|openmetrics| if openmetrics { "open\n".to_owned() } else { "classic\n".to_owned() }),
         state: Arc::new(|| json!({ "connections": 3 })),
         config: json!({ "listen": "x", "token": "hunter2" }),
+        keys: Some(Arc::new(|| "{\"keys\":[]}\n".to_owned())),
         log: LogLevel {
             read: Arc::new(move || read.lock().expect("a lock").clone()),
             set: Arc::new(move |text| {
@@ -62,6 +63,8 @@ async fn every_page() {
         ("GET /state HTTP/1.1\r\n\r\n", "200", "{\n  \"connections\": 3\n}\n"),
         ("GET /config HTTP/1.1\r\n\r\n", "200", "{\n  \"listen\": \"x\",\n  \"token\": \"***\"\n}\n"),
         ("GET /config?format=yaml HTTP/1.1\r\n\r\n", "200", "listen: x\ntoken: \"***\"\n"),
+        ("GET /.well-known/jwks.json HTTP/1.1\r\n\r\n", "200", "\r\n\r\n{\"keys\":[]}\n"),
+        ("POST /.well-known/jwks.json HTTP/1.1\r\n\r\n", "405", "method not allowed\n"),
         ("GET /log-level HTTP/1.1\r\n\r\n", "200", "\r\n\r\ninfo\n"),
         ("PUT /log-level HTTP/1.1\r\ncontent-length: 5\r\n\r\ndebug", "200", "\r\n\r\ndebug\n"),
         ("GET /log-level HTTP/1.1\r\n\r\n", "200", "\r\n\r\ndebug\n"),

@@ -4,20 +4,24 @@
 //! to bottom: start reading there.** `tcp.rs` is its opaque branch, `http/` its request branch; `refuse.rs` the one table
 //! of what a refused peer sees.
 //!
-//! [`Gateway`] holds the stages as named fields, one value per worker. Every stage is handed its own arguments only.
+//! `Gateway` holds the stages as named fields, one value per worker. Every stage is handed its own arguments only.
 
 pub mod accept;
 mod admit;
+pub mod assertion;
 pub mod census;
+pub mod clusters;
 mod connection;
 mod dial;
 pub mod http;
 mod paced;
 pub mod probe;
+pub mod rechecks;
 mod refuse;
 mod retries;
 mod standing;
 mod tcp;
+mod trust;
 pub mod watchers;
 pub mod worker;
 
@@ -30,13 +34,17 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, Request, Response};
 use isthmus_probe::endpoint::Endpoint;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
+use self::assertion::Assertions;
 use self::census::Census;
+use self::clusters::Clusters;
 use self::dial::Dialer;
 use self::http::body::RequestBody;
+use self::rechecks::Rechecks;
 use self::refuse::Refused;
 use self::retries::Retries;
+use self::trust::Judge;
 use self::watchers::{Book, Watchers};
 use crate::addr::{Name, Target};
 use crate::authorise::{Admitted, Policy};
@@ -45,7 +53,7 @@ use crate::connect::{self, Pool, PoolSettings, Streamed};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint as EndpointAddr;
 use crate::fault::Fault;
-use crate::live::Live;
+use crate::live::{Changes, Live};
 use crate::record::{Event, Observer, Stage};
 use crate::route::{self, Directory, Service};
 use crate::tls::Credentials;
@@ -72,6 +80,12 @@ pub struct Shared {
     pub relay: relay::Settings,
     /// `http:`
     pub http: http::Settings,
+    /// `identify:`, the fields.
+    pub identify: http::identify::Settings,
+    /// `identify:`, the signed assertion, where it is on.
+    pub assertions: Option<Arc<Assertions>>,
+    /// `identify:`, which cluster is which.
+    pub clusters: Arc<Clusters>,
     /// The gateway's own chain, key, roots and CRLs.
     pub credentials: Arc<Live<Credentials>>,
     /// Who may reach what.
@@ -92,6 +106,8 @@ pub struct Shared {
     pub probe_ports: Vec<u16>,
     /// The authority that stands for the probe on the gateway port.
     pub probe_authority: Option<Name>,
+    /// Where chains of live connections are judged again.
+    pub rechecks: Arc<Rechecks>,
     /// How long a peer whose certificate expired while connected may stay; None: for ever.
     pub expiry_grace: Option<Duration>,
     /// How long an HTTP session that lost its trust may take to finish.
@@ -110,6 +126,9 @@ pub(crate) struct Gateway {
     pub(crate) balance: balance::Settings,
     pub(crate) relay: relay::Settings,
     pub(crate) http: http::Settings,
+    pub(crate) identify: http::identify::Settings,
+    pub(crate) assertions: Option<Arc<Assertions>>,
+    pub(crate) clusters: Arc<Clusters>,
     pub(crate) credentials: Arc<Live<Credentials>>,
     pub(crate) policy: Arc<Live<Policy>>,
     pub(crate) directory: Arc<Directory>,
@@ -124,7 +143,6 @@ pub(crate) struct Gateway {
     pub(crate) probe: Arc<Endpoint>,
     pub(crate) probe_ports: Vec<u16>,
     pub(crate) probe_authority: Option<Name>,
-    pub(crate) expiry_grace: Option<Duration>,
     pub(crate) distrust_deadline: Duration,
     pub(crate) drain: Watch,
     pub(crate) observer: Rc<dyn Observer>,
@@ -132,7 +150,15 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn new(shared: &Shared, observer: Rc<dyn Observer>) -> Rc<Self> {
-        let dialer = Dialer::new(shared.connect.clone(), Arc::clone(&shared.credentials), Rc::clone(&observer));
+        let judge = Judge {
+            credentials: Arc::clone(&shared.credentials),
+            rechecks: Arc::clone(&shared.rechecks),
+            expiry_grace: shared.expiry_grace,
+            observer: Rc::clone(&observer),
+        };
+        let (dialer, distrusted) = Dialer::new(shared.connect.clone(), judge, shared.distrust_deadline);
+        let pool = Pool::new(dialer.clone(), shared.pool.clone());
+        tokio::task::spawn_local(tend(pool.clone(), shared.credentials.changes(), distrusted));
         Rc::new(Self {
             tls: shared.tls.clone(),
             accept: shared.accept.clone(),
@@ -141,6 +167,9 @@ impl Gateway {
             balance: shared.balance.clone(),
             relay: shared.relay,
             http: shared.http.clone(),
+            identify: shared.identify.clone(),
+            assertions: shared.assertions.clone(),
+            clusters: Arc::clone(&shared.clusters),
             credentials: Arc::clone(&shared.credentials),
             policy: Arc::clone(&shared.policy),
             directory: Arc::clone(&shared.directory),
@@ -149,13 +178,12 @@ impl Gateway {
             book: shared.watchers.book(),
             balancers: Balancers::default(),
             handshakes: Handshakes::new(shared.max_handshakes),
-            pool: Pool::new(dialer.clone(), shared.pool.clone()),
+            pool,
             dialer,
             retries: Retries::new(shared.http.retry_budget),
             probe: Arc::clone(&shared.probe),
             probe_ports: shared.probe_ports.clone(),
             probe_authority: shared.probe_authority.clone(),
-            expiry_grace: shared.expiry_grace,
             distrust_deadline: shared.distrust_deadline,
             drain: shared.drain.clone(),
             observer,
@@ -177,6 +205,21 @@ impl Gateway {
         }
         let balancer = self.balancers.of(&service, &self.balance, &self.loads);
         Ok(Routed { service, balancer })
+    }
+}
+
+/// Keeps the pool to what is trusted. After a change of credentials all TLS connections are given up, in the way that loses
+/// no request: new ones are made with the new credentials, and verified by them. The connections of an endpoint whose
+/// certificate is trusted no longer are given up likewise; what is still on them then is the dialer's to cut.
+async fn tend(pool: Pool<RequestBody>, mut changes: Changes, mut distrusted: mpsc::UnboundedReceiver<EndpointAddr>) {
+    loop {
+        tokio::select! {
+            () = changes.next() => pool.retain(|endpoint| endpoint.tls.is_none()),
+            endpoint = distrusted.recv() => match endpoint {
+                Some(gone) => pool.retain(|endpoint| endpoint.addr != gone.addr || endpoint.tls != gone.tls),
+                None => return,
+            },
+        }
     }
 }
 

@@ -16,7 +16,8 @@ use super::admit::Admitted;
 use super::dial::Upstream;
 use super::paced::Paced;
 use super::refuse::Refused;
-use super::standing::{Standing, Trust};
+use super::standing::Standing;
+use super::trust::Trust;
 use super::{Gateway, Routed};
 use crate::addr::Target;
 use crate::authorise::Permit;
@@ -55,7 +56,7 @@ where
     let (upstream, guard, endpoint) = open(gateway, &routed).await?;
     record.endpoint = Some(endpoint);
     passed(record, Stage::Connect);
-    let line = Line { gateway: Rc::clone(gateway), record: None, standing, permit, _alive: gateway.drain.alive() };
+    let line = Line { gateway: Rc::clone(gateway), record: None, standing, permit, _alive: None };
     let ended = line.pump(stream, upstream).await;
     passed(record, Stage::Relay);
     ended.write(record);
@@ -93,7 +94,8 @@ pub(super) struct Line {
     record: Option<Box<Record>>,
     standing: Standing,
     permit: Rc<Permit>,
-    _alive: Alive,
+    /// Likewise: elsewhere the connection counts itself.
+    _alive: Option<Alive>,
 }
 
 /// What a line moved and how it ended.
@@ -133,7 +135,7 @@ impl Line {
             record: Some(Box::new(record)),
             standing,
             permit,
-            _alive: gateway.drain.alive(),
+            _alive: Some(gateway.drain.alive()),
         }
     }
 

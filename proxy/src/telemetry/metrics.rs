@@ -3,7 +3,7 @@
 //! **In** [`Front`]s, one per worker, and readers for values that are kept elsewhere. **Out** [`Metrics::render`]: the page.
 //!
 //! Families are named `isthmus_<stage>_...`. The labels `service` and `client` have an end (`Settings`); beyond it stands
-//! `other`. The label `service` is also `other` for names that never turned out to be services.
+//! `other`; `client_cluster` has the operator's own names. The label `service` is also `other` for names that never turned out to be services.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -82,6 +82,8 @@ impl Metrics {
         let numbers = Numbers {
             services: Interner::new(settings.max_services),
             clients: Interner::new(settings.max_clients),
+            // They are the operator's own names, so this is a bound that no peer can come near.
+            clusters: Interner::new(settings.max_clients),
             max_series: settings.max_series,
         };
         Self { numbers: Arc::new(numbers), shards: Mutex::default(), readers: Mutex::default() }
@@ -122,6 +124,8 @@ impl Metrics {
     fn by_service(&self, shards: &[Arc<Shard>]) -> Vec<Family> {
         let services = self.numbers.services.values();
         let clients = self.numbers.clients.values();
+        let clusters = self.numbers.clusters.values();
+        let cluster = |id: Id| name(id, || clusters.get(&id).map(ToString::to_string));
         let service = |id: Id| name(id, || services.get(&id).map(ToString::to_string));
         let both = |id: Id| match clients.get(&id) {
             Some(identity) => {
@@ -139,6 +143,7 @@ impl Metrics {
                 let (namespace, account) = both(key.client);
                 let labels = vec![
                     ("service", service(key.service)),
+                    ("client_cluster", cluster(key.cluster)),
                     ("client_namespace", namespace),
                     ("client", account),
                     ("protocol", protocol(key.protocol)),
@@ -152,6 +157,7 @@ impl Metrics {
                 let labels = vec![
                     ("protocol", protocol(key.protocol)),
                     ("service", service(key.service)),
+                    ("client_cluster", cluster(key.cluster)),
                     ("client_namespace", namespace),
                     ("client", account),
                     ("outcome", key.outcome.to_owned()),
@@ -242,6 +248,7 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
     let mut accept_errors = Totals::default();
     let mut handshakes = Totals::default();
     let mut connects = Totals::default();
+    let mut distrusted = Totals::default();
     let mut refusals = Totals::default();
     let mut decisions = Totals::default();
     for shard in shards {
@@ -249,6 +256,7 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
             (&mut accept_errors, &shard.accept_errors, "error"),
             (&mut handshakes, &shard.handshakes, "result"),
             (&mut connects, &shard.connects, "result"),
+            (&mut distrusted, &shard.distrusted, "reason"),
         ] {
             for (value, count) in series.lock().iter() {
                 totals.add(vec![(label, value.to_string())], count);
@@ -266,6 +274,8 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
         accept_errors.family("isthmus_accept_errors", "Failures of accept, by error."),
         handshakes.family("isthmus_tls_handshakes", "Handshakes ended, by result."),
         connects.family("isthmus_connect_attempts", "Connections to endpoints tried, by result."),
+        distrusted
+            .family("isthmus_tls_distrusted", "Live connections ended because their peer lost its trust, by reason."),
         refusals.family("isthmus_refusals", "Connections and requests refused, by stage, code and fault."),
         decisions.family(
             "isthmus_authorise_decisions",

@@ -37,6 +37,7 @@ pub(super) struct Shard {
     pub(super) accept_errors: Series<Box<str>, AtomicU64>,
     pub(super) handshakes: Series<Box<str>, AtomicU64>,
     pub(super) connects: Series<Box<str>, AtomicU64>,
+    pub(super) distrusted: Series<Box<str>, AtomicU64>,
     pub(super) refusals: Series<(Stage, Fault, &'static str), AtomicU64>,
     pub(super) decisions: Series<(Arc<str>, &'static str), AtomicU64>,
     pub(super) requests: Series<RequestKey, AtomicU64>,
@@ -52,6 +53,7 @@ pub(super) type Series<K, V> = Mutex<HashMap<K, Arc<V>>>;
 pub(super) struct RequestKey {
     pub(super) service: Id,
     pub(super) client: Id,
+    pub(super) cluster: Id,
     pub(super) protocol: Option<Protocol>,
     /// 0 where there was none, 1 for what is no status.
     pub(super) status: u16,
@@ -64,6 +66,7 @@ pub(super) struct RequestKey {
 pub(super) struct ConnectionKey {
     pub(super) service: Id,
     pub(super) client: Id,
+    pub(super) cluster: Id,
     pub(super) protocol: Option<Protocol>,
     pub(super) outcome: &'static str,
 }
@@ -81,6 +84,7 @@ pub(super) struct Traffic {
 pub(super) struct Numbers {
     pub(super) services: Interner<Target>,
     pub(super) clients: Interner<Identity>,
+    pub(super) clusters: Interner<Arc<str>>,
     pub(super) max_series: usize,
 }
 
@@ -92,6 +96,7 @@ pub struct Front {
     accept_errors: Cache<Box<str>, AtomicU64>,
     handshakes: Cache<Box<str>, AtomicU64>,
     connects: Cache<Box<str>, AtomicU64>,
+    distrusted: Cache<Box<str>, AtomicU64>,
     refusals: Cache<(Stage, Fault, &'static str), AtomicU64>,
     decisions: Cache<(Arc<str>, &'static str), AtomicU64>,
     requests: Cache<RequestKey, AtomicU64>,
@@ -107,6 +112,7 @@ impl Front {
             accept_errors: Cache::default(),
             handshakes: Cache::default(),
             connects: Cache::default(),
+            distrusted: Cache::default(),
             refusals: Cache::default(),
             decisions: Cache::default(),
             requests: Cache::default(),
@@ -132,10 +138,15 @@ impl Front {
         self.decisions.at(&self.shard.decisions, &key, || key.clone(), coarse, self.numbers.max_series, add_one);
     }
 
+    fn cluster(&self, record: &Record) -> Id {
+        record.peer.cluster.as_ref().map_or(NONE, |cluster| self.numbers.clusters.id(cluster, true))
+    }
+
     fn count_request(&self, record: &Record, service: Id, client: Id, status: Option<u16>, grpc: Option<u16>) {
         let key = RequestKey {
             service,
             client,
+            cluster: self.cluster(record),
             protocol: record.protocol,
             status: match status {
                 None => 0,
@@ -154,7 +165,7 @@ impl Front {
             Outcome::Refused { .. } => "refused",
             Outcome::Served => "served",
         };
-        let key = ConnectionKey { service, client, protocol: record.protocol, outcome };
+        let key = ConnectionKey { service, client, cluster: self.cluster(record), protocol: record.protocol, outcome };
         let coarse = || ConnectionKey { service: OTHER, client: OTHER, ..key };
         self.ended.at(&self.shard.ended, &key, || key, coarse, self.numbers.max_series, add_one);
     }
@@ -208,6 +219,7 @@ impl Observer for Front {
                 text(&self.connects, &shard.connects, result);
                 shard.connect_seconds.observe(took);
             }
+            Event::Distrusted { reason, .. } => text(&self.distrusted, &shard.distrusted, reason),
             Event::Retried => add_one(&shard.retries),
             Event::Ejected => add_one(&shard.ejections),
             Event::Panicked => add_one(&shard.panics),

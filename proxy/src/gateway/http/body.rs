@@ -13,11 +13,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::HeaderName;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
+use super::identify;
 use crate::balance::{Failure, Guard};
 use crate::connect::Streamed;
 use crate::gateway::paced::Pacer;
@@ -163,10 +165,17 @@ struct Shared {
     received: Rc<Cell<u64>>,
     gate: Option<Arc<Gate>>,
     pacer: RefCell<Pacer>,
+    /// The field of the client's assertion, which trailers may not hold either.
+    assertion: HeaderName,
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, received: Rc<Cell<u64>>, gate: Option<Arc<Gate>>, pacer: Pacer) -> Self {
+    pub(crate) fn new(
+        incoming: Incoming,
+        received: Rc<Cell<u64>>,
+        gate: Option<Arc<Gate>>,
+        (pacer, assertion): (Pacer, HeaderName),
+    ) -> Self {
         if incoming.is_end_stream() {
             return Self(None);
         }
@@ -177,6 +186,7 @@ impl RequestBody {
             received,
             gate,
             pacer: RefCell::new(pacer),
+            assertion,
         })))
     }
 
@@ -207,8 +217,8 @@ impl http_body::Body for RequestBody {
             return Poll::Pending;
         }
         ready!(shared.pacer.borrow_mut().poll_ready(cx));
-        let polled = Pin::new(&mut *shared.incoming.borrow_mut()).poll_frame(cx);
-        match &polled {
+        let mut polled = Pin::new(&mut *shared.incoming.borrow_mut()).poll_frame(cx);
+        match &mut polled {
             Poll::Pending => {}
             Poll::Ready(None) => shared.touched.set(true),
             Poll::Ready(Some(Ok(frame))) => {
@@ -216,6 +226,9 @@ impl http_body::Body for RequestBody {
                 if let Some(data) = frame.data_ref() {
                     shared.received.set(shared.received.get() + data.len() as u64);
                     shared.pacer.borrow_mut().moved(data.len());
+                }
+                if let Some(trailers) = frame.trailers_mut() {
+                    identify::clean_trailers(trailers, &shared.assertion);
                 }
             }
             Poll::Ready(Some(Err(_))) => {

@@ -131,13 +131,14 @@ async fn proceed(
     // First what the client meant for this hop only goes, then what we say is put on: `connection` must not be able to
     // name our fields and have them taken off again.
     headers::strip_hop_by_hop(&mut parts.headers);
-    headers::identify(&mut parts.headers, &own, &session.client, &ask.target);
+    session.identify(&ask.target, &mut parts.headers);
     if let Some(held) = leaving {
         return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
     }
 
     let gate = expects_continue(&mut parts);
-    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), pacer);
+    let wary = (pacer, gateway.identify.assertion_header.clone());
+    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), wary);
     let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
     let (response, guard) = deliver(session, &ask, &routed, (head, body), gate, exchange).await?;
     Ok(to_client(response, guard, &ask))
