@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use super::Config;
+use crate::authorise::Policy;
 use crate::identity::Identity;
 
 impl Config {
@@ -62,7 +63,20 @@ impl Config {
             }
         }
         self.check_identify()?;
+        self.check_policy()?;
         self.check_services()
+    }
+
+    /// The rules, as far as they can be judged without knowing who the gateway is.
+    fn check_policy(&self) -> Result<(), (String, String)> {
+        let Err(invalid) = Policy::compile(&self.file.authorise, None, None) else { return Ok(()) };
+        let Some(first) = invalid.0.into_iter().next() else { return Ok(()) };
+        let key = match &first.rule {
+            Some((index, _)) => format!("authorise.rules[{index}].{}", first.field),
+            None => format!("authorise.{}", first.field),
+        };
+        let nearest = first.nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
+        Err((key, format!("`{}`: {}{nearest}", first.found, first.wrong)))
     }
 
     fn check_services(&self) -> Result<(), (String, String)> {
@@ -96,36 +110,33 @@ impl Config {
     }
 }
 
-/// The first line of a parser's message: the rest repeats the source.
-pub(super) fn first_line(message: &str) -> String {
+/// A parser's message in the operator's words: what was found, and what would be right. The place it repeats and the
+/// source it quotes are left out.
+pub(super) fn explained(message: &str, text: &str, place: Option<(u64, u64)>) -> String {
     let line = message.lines().next().unwrap_or(message);
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    let repeated = place.map(|(line, column)| format!("line {line} column {column}: ")).unwrap_or_default();
+    let line = line.strip_prefix(&repeated).unwrap_or(line);
+    let right = match line.strip_prefix("invalid ").unwrap_or_default() {
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number from 0",
+        "f32" | "f64" => "a number",
+        "bool" | "boolean" => "true or false",
+        "socket address syntax" => "an address and a port, such as 127.0.0.1:4143 or '[::]:4143'",
+        "IP address syntax" => "a network, such as 10.0.0.0/8",
+        _ => return line.to_owned(),
+    };
+    match place.and_then(|place| scalar_at(text, place)) {
+        Some(found) => format!("`{found}` is not {right}"),
+        None => format!("this is not {right}"),
+    }
 }
 
-/// Where a dotted key stands in the text: the innermost of its words that can be found, in their order.
-pub(super) fn place_of(text: &str, key: &str) -> Option<(u64, u64)> {
-    let mut place = None;
-    let mut lines = text.lines().enumerate();
-    for word in key.split('.') {
-        let (word, index) = match word.split_once('[') {
-            Some((word, index)) => (word, index.trim_end_matches(']').parse::<usize>().ok()),
-            None => (word, None),
-        };
-        let found = lines.find_map(|(number, line)| {
-            let column = line.find(&format!("{word}:"))?;
-            line[..column].chars().all(|c| c == ' ' || c == '-').then_some((number as u64 + 1, column as u64 + 1))
-        });
-        place = found.or(place);
-        found?;
-        if let Some(index) = index {
-            lines.by_ref().filter(|(_, line)| line.trim_start().starts_with("- ")).nth(index)?;
-            let row = text.lines().enumerate().skip_while(|(number, _)| (*number as u64) < place.map_or(0, |p| p.0));
-            let row: Vec<_> = row.collect();
-            let start = row.iter().filter(|(_, line)| line.trim_start().starts_with("- ")).nth(index)?.0;
-            place = Some((start as u64 + 1, 1));
-            lines = text.lines().enumerate();
-            lines.by_ref().take(start).for_each(drop);
-        }
-    }
-    place
+/// The plain scalar that begins at line and column.
+fn scalar_at(text: &str, (line, column): (u64, u64)) -> Option<&str> {
+    let line = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
+    let (at, _) = line.char_indices().nth(usize::try_from(column).ok()?.checked_sub(1)?)?;
+    let scalar = line[at..].split([',', ']', '}', '#']).next()?.trim();
+    (!scalar.is_empty()).then_some(scalar)
 }

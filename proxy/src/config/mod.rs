@@ -9,6 +9,7 @@
 mod check;
 pub mod file;
 mod identify;
+mod place;
 pub mod reference;
 pub mod scalar;
 
@@ -17,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::check::{first_line, place_of};
 use self::file::{AccessLogRule, ExpiredCrl, File, LogFormat, SniRule, Speaks};
 use self::scalar::Time;
 use crate::addr::Target;
@@ -78,13 +78,13 @@ impl Config {
         let text_or_empty = if text.trim().is_empty() { "{}" } else { text };
         let file: File = serde_saphyr::from_str(text_or_empty).map_err(|error| {
             let place = error.location().map(|location| (location.line(), location.column()));
-            ConfigError { file: path.to_owned(), place, message: first_line(&error.to_string()) }
+            ConfigError { file: path.to_owned(), place, message: check::explained(&error.to_string(), text, place) }
         })?;
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let config = Self { file, folder };
         config.check().map_err(|(key, message)| ConfigError {
             file: path.to_owned(),
-            place: place_of(text, &key),
+            place: place::of(text_or_empty, &key),
             message: format!("{key}: {message}"),
         })?;
         Ok(config)
