@@ -11,7 +11,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::inspect;
+use super::{Chain, inspect};
 use super::provider::provider;
 use super::verify::{Reason, Side, Trust, system_time};
 use crate::identity::Identity;
@@ -21,6 +21,7 @@ use crate::identity::Identity;
 pub(super) struct Refused {
     pub(super) reason: Reason,
     pub(super) presented: String,
+    pub(super) chain: Chain,
 }
 
 tokio::task_local! {
@@ -29,9 +30,10 @@ tokio::task_local! {
 }
 
 /// Leaves the reason behind and gives the library what it needs.
-fn refuse(leaf: &CertificateDer<'_>, reason: Reason) -> rustls::Error {
+fn refuse(leaf: &CertificateDer<'_>, others: &[CertificateDer<'_>], reason: Reason) -> rustls::Error {
     let error = reason.to_rustls();
-    let refused = Refused { reason, presented: inspect::describe(leaf) };
+    let chain = std::iter::once(leaf).chain(others).map(|der| der.clone().into_owned()).collect();
+    let refused = Refused { reason, presented: inspect::describe(leaf), chain };
     // Outside a handshake of ours there is nobody to tell.
     let _ = REFUSED.try_with(|slot| slot.set(Some(refused)));
     error
@@ -58,7 +60,7 @@ impl ClientCertVerifier for ClientVerifier {
     ) -> Result<ClientCertVerified, rustls::Error> {
         match self.0.check(&whole(leaf, others), Side::Client, system_time(now)) {
             Ok(()) => Ok(ClientCertVerified::assertion()),
-            Err(reason) => Err(refuse(leaf, reason)),
+            Err(reason) => Err(refuse(leaf, others, reason)),
         }
     }
 
@@ -105,7 +107,7 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         match self.trust.check_server(&whole(leaf, others), &self.expected, system_time(now)) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(reason) => Err(refuse(leaf, reason)),
+            Err(reason) => Err(refuse(leaf, others, reason)),
         }
     }
 
