@@ -4,5 +4,6 @@
 mod client;
 mod mount;
 mod rotation;
+mod tools;
 mod trust;
 mod world;
