@@ -1,6 +1,7 @@
 //! A person's doors: one file a subcommand. Each parses its own flags and prints its own tables; none knows another.
 
 pub mod certs;
+pub mod check;
 pub mod config;
 pub mod demo;
 mod dial;
@@ -24,6 +25,8 @@ pub struct Cli {
 enum Command {
     /// Make, merge, show and check certificates
     Certs(certs::Args),
+    /// Check whether a gateway will work, before and after it is deployed
+    Check(check::Args),
     /// Print the configuration's schema or its commented reference
     Config(config::Args),
     /// Try it: two clusters in one process, nothing configured, nothing written but a client's certificate
@@ -38,6 +41,7 @@ enum Command {
 pub fn dispatch(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Certs(args) => certs::run(args, &mut std::io::stdout().lock()),
+        Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Probe(args) => probe::run(&args),

@@ -6,5 +6,6 @@
 mod client;
 mod mount;
 mod rotation;
+mod tools;
 mod trust;
 mod world;
