@@ -145,7 +145,7 @@ where
         .header_read_timeout(None) // the session's own clock tells a slow head from an idle connection
         .max_headers(settings.max_headers)
         .max_buf_size((settings.max_header_bytes as usize).max(MIN_HTTP1_BUFFER) + 4096)
-        .pipeline_flush(true);
+        .pipeline_flush(false); // it would buffer a response without bound for a client that does not read
     let session = start.session(Some(framing.clone()));
     let io = TokioIo::new(Guarded::new(stream, framing.clone()));
     let served = Rc::clone(&session);
