@@ -38,7 +38,8 @@ use crate::wire::forwarded;
 /// Answers one request. A panic on the way is this request's alone.
 pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
     let observer = Rc::clone(&session.gateway.observer);
-    match AssertUnwindSafe(answered(session, request)).catch_unwind().await {
+    let framing = session.framing.clone().filter(|_| upgrade::may_be_wanted(&request));
+    let mut response = match AssertUnwindSafe(answered(session, request)).catch_unwind().await {
         Ok(response) => response,
         Err(_) => {
             observer.event(Event::Panicked);
@@ -46,6 +47,9 @@ pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>)
             refuse::response(&refused, false)
         }
     }
+    };
+    if let Some(framing) = framing {
+        upgrade::settle(&framing, &mut response);
 }
 
 async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
