@@ -5,7 +5,8 @@
 //! (Linkerd wire document §4.5, §4.7.)
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 
 use crate::addr::Target;
@@ -22,20 +23,31 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// Removes the fields that `connection` names, before the policy looks: what the endpoint will not see must not decide. The
+/// fields that are known as hop-by-hop stay until [`strip_hop_by_hop`], as rules may be about them.
+pub(super) fn strip_named(headers: &mut HeaderMap) {
+    let kept =
+        [HOST, CONTENT_LENGTH, TE, FORWARDED, KEEP_ALIVE, PROXY_CONNECTION, UPGRADE, TRANSFER_ENCODING, HTTP2_SETTINGS];
+    for name in named_by_connection(headers) {
+        if !kept.contains(&name) && name != CONNECTION {
+            headers.remove(name);
+        }
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
+}
+
 /// Removes what is meant for one connection only. `te: trailers` survives, as gRPC depends on it.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            // Framing and routing must not be taken away by naming them here; `te` is judged below.
-            .filter(|name| ![HOST, CONTENT_LENGTH, TE].contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
+        // Framing, routing and the way a request came must not be taken away by naming them here; `te` is judged below.
+        for name in named_by_connection(headers) {
+            if ![HOST, CONTENT_LENGTH, TE, FORWARDED].contains(&name) {
+                headers.remove(name);
+            }
         }
         headers.remove(CONNECTION);
     }
@@ -55,6 +67,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// Puts on a request what tells the backend who called, and takes off what a client may not say of itself.
 pub(super) fn identify(headers: &mut HeaderMap, own: &Identity, client: &Identity, target: &Target) {
     headers.remove(L5D_REQUIRE_ID);
+    remove_lookalikes(headers);
     if let Ok(value) = HeaderValue::from_str(client.as_str()) {
         headers.insert(L5D_CLIENT_ID, value);
     } else {
@@ -63,7 +76,29 @@ pub(super) fn identify(headers: &mut HeaderMap, own: &Identity, client: &Identit
     if let Ok(value) = HeaderValue::try_from(target.to_string()) {
         headers.insert(L5D_DST_CANONICAL, value);
     }
-    headers.append(http::header::FORWARDED, forwarded::element(own, client, target));
+    headers.append(FORWARDED, forwarded::element(own, client, target));
+}
+
+/// Removes `l5d_client_id` and the like: to servers that read fields as CGI variables it is `l5d-client-id`.
+fn remove_lookalikes(headers: &mut HeaderMap) {
+    let ours = [L5D_CLIENT_ID, L5D_DST_CANONICAL, L5D_REQUIRE_ID];
+    let alike = |name: &HeaderName| {
+        let text = name.as_str();
+        text.contains('_') && ours.iter().any(|ours| text.replace('_', "-") == ours.as_str())
+    };
+    let found: Vec<HeaderName> = headers.keys().filter(|name| alike(name)).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+/// Removes from trailers what only a head may say, and what the gateway alone says of a client.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in [CONTENT_LENGTH, FORWARDED, HOST, L5D_CLIENT_ID, L5D_DST_CANONICAL, L5D_REQUIRE_ID, TE] {
+        trailers.remove(name);
+    }
+    remove_lookalikes(trailers);
 }
 
 /// `name`, or `name:port` unless the port is 80, as Linkerd writes `host` towards HTTP/1 backends.

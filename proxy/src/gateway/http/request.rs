@@ -116,6 +116,7 @@ async fn proceed(
 
     let admission = gateway.admit_request(session, &ask, &parts);
     exchange.passed(Stage::Authorise);
+    headers::strip_named(&mut parts.headers);
     let admitted = admission?;
     admitted.write(&mut exchange.record);
     exchange.hold(Rc::clone(&admitted.permit));
