@@ -90,10 +90,11 @@ impl Standing {
     async fn forbidden(&self) -> Refused {
         let mut changes = self.changes.clone();
         loop {
-            changes.next().await;
+            // Before the first wait too: the policy may have changed between the decision and our listening for changes.
             if let Err(denied) = self.judged() {
                 return Refused::from(denied);
             }
+            changes.next().await;
         }
     }
 }

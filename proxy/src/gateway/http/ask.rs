@@ -52,6 +52,15 @@ impl Ask {
     }
 }
 
+impl Ask {
+    /// The method that the policy judges by: a WebSocket's extended CONNECT is what its GET is over HTTP/1 (RFC 8441 §5), and an
+    /// HTTP/1 endpoint gets it as that.
+    pub(crate) fn method<'a>(&self, parts: &'a Parts) -> &'a Method {
+        static GET: Method = Method::GET;
+        if matches!(self.leaves, Some(Leaves::Extended(_))) { &GET } else { &parts.method }
+    }
+}
+
 /// Takes `l5d-orig-proto` off an HTTP/2 request and says what the request was before it was carried.
 fn effective_version(parts: &mut Parts) -> (Version, Option<HeaderValue>) {
     if parts.version != Version::HTTP_2 {
@@ -201,6 +210,19 @@ mod tests {
         );
         assert_eq!(of("upgrade, http2-settings", "h2c"), None);
         assert_eq!(of("keep-alive", "websocket"), None);
+    }
+
+    #[test]
+    fn extended_connect_is_judged_as_the_get_that_the_endpoint_sees() {
+        let websocket = hyper::ext::Protocol::from_static("websocket");
+        let request = Request::builder().method(Method::CONNECT).uri("http://web.ns/chat").version(Version::HTTP_2);
+        let (mut parts, ()) = request.extension(websocket).body(()).unwrap().into_parts();
+        let asked = Ask::read(&mut parts, &Naming::Request, 80).unwrap();
+        assert_eq!(asked.method(&parts), Method::GET);
+        let (mut parts, ()) =
+            Request::builder().method(Method::CONNECT).uri("db.ns:5432").body(()).unwrap().into_parts();
+        let asked = Ask::read(&mut parts, &Naming::Request, 80).unwrap();
+        assert_eq!(asked.method(&parts), Method::CONNECT);
     }
 
     #[test]

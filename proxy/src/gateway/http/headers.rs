@@ -20,20 +20,31 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// Removes the fields that `connection` names, before the policy looks: what the endpoint will not see must not decide. The
+/// fields that are known as hop-by-hop stay until [`strip_hop_by_hop`], as rules may be about them.
+pub(super) fn strip_named(headers: &mut HeaderMap) {
+    let kept =
+        [HOST, CONTENT_LENGTH, TE, FORWARDED, KEEP_ALIVE, PROXY_CONNECTION, UPGRADE, TRANSFER_ENCODING, HTTP2_SETTINGS];
+    for name in named_by_connection(headers) {
+        if !kept.contains(&name) && name != CONNECTION {
+            headers.remove(name);
+        }
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
+}
+
 /// Removes what is meant for one connection only. `te: trailers` survives, as gRPC depends on it.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            // Framing, routing and the way a request came must not be taken away by naming them here; `te` is judged below.
-            .filter(|name| ![HOST, CONTENT_LENGTH, FORWARDED, TE].contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
+        // Framing, routing and the way a request came must not be taken away by naming them here; `te` is judged below.
+        for name in named_by_connection(headers) {
+            if ![HOST, CONTENT_LENGTH, TE, FORWARDED].contains(&name) {
+                headers.remove(name);
+            }
         }
         headers.remove(CONNECTION);
     }
@@ -47,6 +58,14 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         } else {
             headers.remove(TE);
         }
+    }
+}
+
+/// Removes from trailers what only a head may say. What says who called is `identify.rs`'s.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in [CONTENT_LENGTH, HOST, TE] {
+        trailers.remove(name);
     }
 }
 
