@@ -169,15 +169,15 @@ seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 {{- $tls := dict "chain_file" "/etc/isthmus/identity/gateway.crt" "key_file" "/etc/isthmus/identity/gateway.key" "bundle_file" "/etc/isthmus/identity/anchors.crt" -}}
 {{- if $crls -}}{{- $_ := set $tls "crl_files" $crls -}}{{- end -}}
-{{- $accept := dict "listen" "[::]:4143" -}}
+{{- $accept := dict "listen" (printf "%s:4143" .Values.listenAddress) -}}
 {{- with .Values.service.proxyProtocol.networks -}}{{- $_ := set $accept "proxy_networks" . -}}{{- end -}}
-{{- $probe := dict "listen" "[::]:4181" "plaintext" true -}}
+{{- $probe := dict "listen" (printf "%s:4181" .Values.listenAddress) "plaintext" true -}}
 {{- if not (has (include "isthmus.probePath" .) (list "/health" "/ready")) -}}{{- $_ := set $probe "path" (include "isthmus.probePath" .) -}}{{- end -}}
 {{- $ours := dict
     "tls" $tls
     "accept" $accept
     "probe" $probe
-    "admin" (dict "listen" (.Values.metrics.enabled | ternary "[::]:4191" "127.0.0.1:4191"))
+    "admin" (dict "listen" (.Values.metrics.enabled | ternary (printf "%s:4191" .Values.listenAddress) "127.0.0.1:4191"))
     "drain" (dict "announce" .Values.drain.announce "deadline" .Values.drain.deadline)
     "route" (dict "suffixes" (list (printf "svc.%s" .Values.clusterDomain)))
     "connect" (dict "deny_loopback" true)
@@ -206,8 +206,8 @@ seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 {{- range $path, $instead := dict
     "tls.chain_file" "identity.secret" "tls.key_file" "identity.secret" "tls.bundle_file" "identity.trustBundle" "tls.crl_files" "identity.crl"
-    "accept.listen" "service.gateway.port" "accept.proxy_networks" "service.proxyProtocol.networks"
-    "probe.listen" "service.probe.port" "probe.plaintext" "nothing: the kubelet asks in plaintext" "probe.path" "service.probe.path"
+    "accept.listen" "listenAddress and service.gateway.port" "accept.proxy_networks" "service.proxyProtocol.networks"
+    "probe.listen" "listenAddress and service.probe.port" "probe.plaintext" "nothing: the kubelet asks in plaintext" "probe.path" "service.probe.path"
     "admin.listen" "metrics.enabled" "drain.announce" "drain.announce" "drain.deadline" "drain.deadline" -}}
 {{- $words := splitList "." $path -}}
 {{- $section := get $.Values.config (first $words) -}}
