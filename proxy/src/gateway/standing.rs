@@ -94,7 +94,13 @@ impl Standing {
             if let Err(denied) = self.judged() {
                 return Refused::from(denied);
             }
-            changes.next().await;
+            tokio::select! {
+                () = changes.next() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
         }
     }
 }
+
+/// How often the policy is asked without having changed: a service may have lost its export meanwhile.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(15);

@@ -94,7 +94,11 @@ fn leaves(parts: &Parts, version: Version) -> Result<Option<Leaves>, Error> {
     let listed = parts.headers.get_all(CONNECTION).iter().any(|value| {
         value.to_str().is_ok_and(|value| value.split(',').any(|name| name.trim().eq_ignore_ascii_case("upgrade")))
     });
-    let wanted = parts.headers.get(UPGRADE).filter(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"));
+    // A list that holds h2c is as bad as h2c alone: a backend might take it up, and speak a protocol that we do not follow.
+    let h2c = |value: &HeaderValue| {
+        value.as_bytes().split(|byte| *byte == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+    };
+    let wanted = parts.headers.get(UPGRADE).filter(|value| !h2c(value));
     Ok(wanted.filter(|_| listed).cloned().map(Leaves::Upgrade))
 }
 
@@ -209,6 +213,7 @@ mod tests {
             Some(Leaves::Upgrade(HeaderValue::from_static("websocket")))
         );
         assert_eq!(of("upgrade, http2-settings", "h2c"), None);
+        assert_eq!(of("upgrade", "websocket, H2C"), None);
         assert_eq!(of("keep-alive", "websocket"), None);
     }
 

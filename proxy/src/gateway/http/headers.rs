@@ -75,6 +75,15 @@ pub(super) fn host_of(target: &Target) -> HeaderValue {
     HeaderValue::try_from(text).expect("a validated name is a valid field value")
 }
 
+/// HTTP/2 lets equal lengths stand side by side; HTTP/1 gets one, as two are how requests are smuggled.
+pub(super) fn one_length(headers: &mut HeaderMap) {
+    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
+        && let Some(length) = headers.get(CONTENT_LENGTH).cloned()
+    {
+        headers.insert(CONTENT_LENGTH, length);
+    }
+}
+
 /// HTTP/2 may carry cookies in several field lines; HTTP/1 knows one (RFC 9113 §8.2.3).
 pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();

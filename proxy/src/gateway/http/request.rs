@@ -200,7 +200,9 @@ async fn deliver(
                 "the client's body broke off",
             ));
         }
-        gateway.failed(&pick.guard, error.failure);
+        if let Some(failure) = error.failure {
+            gateway.failed(&pick.guard, failure);
+        }
         let again = error.retry_is_safe && may_retry && body.untouched();
         let kept = error.returned.or(copy).filter(|_| again && gateway.retries.take());
         let Some(headers) = kept else { return Err(error.refused) };
@@ -266,6 +268,7 @@ pub(super) fn outgoing(
         Version::Http1 => {
             *request.uri_mut() = Uri::from(path);
             headers::join_cookies(request.headers_mut());
+            headers::one_length(request.headers_mut());
             request.headers_mut().insert(HOST, headers::host_of(&ask.target));
             // hyper believes that a GET of unknown length has no body, and would drop it.
             if !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {

@@ -123,7 +123,9 @@ async fn switch(
         match sent {
             Ok(answer) => break (pick, answer, key, to_h2),
             Err(error) => {
-                gateway.failed(&pick.guard, error.failure);
+                if let Some(failure) = error.failure {
+                    gateway.failed(&pick.guard, failure);
+                }
                 let again = error.retry_is_safe && avoid.len() < gateway.http.max_retries as usize;
                 if !again || !gateway.retries.take() {
                     return Err(error.refused);
