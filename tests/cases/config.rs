@@ -49,7 +49,7 @@ fn wrong() -> Vec<(String, &'static str)> {
         (with("sources:\n  services:\n    - name: web.svc.cluster.local\n      endpoints: []\n"), "missing field `port`"),
         (with("authorise:\n  default: maybe\n"), "x.yaml:3:12: unknown variant `maybe`"),
         (with("authorise:\n  rules:\n    - { name: a, action: allow, services: [web] }\n    - name: b\n      action: allow\n      http:\n        methods: [get]\n"), "x.yaml:8:19: authorise.rules[1].http.methods[0]: `get`: not a method: methods are written in capitals; did you mean `GET`?"),
-        (with("authorise:\n  limits: { requests_per_second: 0 }\n"), "x.yaml:3:35: authorise.limits.requests_per_second: `0`: a limit of zero"),
+        (with("authorise:\n  limits: { requests_per_second: 0 }\n"), "x.yaml:3:34: authorise.limits.requests_per_second: `0`: a limit of zero"),
         (with("probe: { plaintext: maybe }\n"), "x.yaml:2:21: `maybe` is not true or false"),
         (format!("{TLS}{TLS}"), "x.yaml:2:1: "),
         ("- a\n- b\n".to_owned(), "x.yaml:1:1:"),
