@@ -1,8 +1,11 @@
 //! A person's doors: one file a subcommand. Each parses its own flags and prints its own tables; none knows another.
 
 pub mod certs;
+pub mod check;
 pub mod config;
 pub mod demo;
+mod dial;
+pub mod probe;
 pub mod run;
 mod runtime;
 
@@ -22,10 +25,14 @@ pub struct Cli {
 enum Command {
     /// Make, merge, show and check certificates
     Certs(certs::Args),
+    /// Check whether a gateway will work, before and after it is deployed
+    Check(check::Args),
     /// Print the configuration's schema or its commented reference
     Config(config::Args),
     /// Try it: two clusters in one process, nothing configured, nothing written but a client's certificate
     Demo(demo::Args),
+    /// Ask gateways whether they should be sent traffic, as a service mirror does
+    Probe(probe::Args),
     /// Run the gateway
     Run(run::Args),
 }
@@ -34,8 +41,10 @@ enum Command {
 pub fn dispatch(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Certs(args) => certs::run(args, &mut std::io::stdout().lock()),
+        Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Probe(args) => probe::run(&args),
         Command::Run(args) => run::run(&args),
     };
     done.unwrap_or_else(|error| {

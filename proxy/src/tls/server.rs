@@ -251,7 +251,7 @@ impl Error {
     /// Sorts what the library says.
     fn from_handshake(error: io::Error, refused: Option<Refused>, hello_bytes: usize) -> Self {
         use rustls::Error as Tls;
-        if let Some(Refused { reason, presented }) = refused {
+        if let Some(Refused { reason, presented, .. }) = refused {
             return Self::Certificate { reason, presented };
         }
         let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) else {

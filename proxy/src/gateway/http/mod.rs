@@ -93,7 +93,7 @@ impl Default for Settings {
             max_streams: 1024,
             stream_window_bytes: 256 * 1024,
             connection_window_bytes: 1024 * 1024,
-            max_send_buffer_bytes: 256 * 1024,
+            max_send_buffer_bytes: 64 * 1024,
             max_pending_resets: 20,
             max_local_resets: 1024,
             keepalive_interval: Some(Duration::from_secs(10)),
