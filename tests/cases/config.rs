@@ -89,7 +89,7 @@ fn wrong() -> Vec<(String, &'static str)> {
         ),
         (
             with("authorise:\n  limits: { requests_per_second: 0 }\n"),
-            "x.yaml:3:35: authorise.limits.requests_per_second: `0`: a limit of zero",
+            "x.yaml:3:34: authorise.limits.requests_per_second: `0`: a limit of zero",
         ),
         (with("probe: { plaintext: maybe }\n"), "x.yaml:2:21: `maybe` is not true or false"),
         (format!("{TLS}{TLS}"), "x.yaml:2:1: "),
