@@ -11,9 +11,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{Chain, inspect};
 use super::provider::provider;
 use super::verify::{Reason, Side, Trust, system_time};
+use super::{Chain, inspect};
 use crate::identity::Identity;
 
 /// A certificate that was refused: why, and what it said of itself.

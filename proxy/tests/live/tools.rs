@@ -102,7 +102,16 @@ async fn a_probe_says_which_step_failed() {
         (
             &probe,
             plain(&[
-                "--bundle", &bundle, "--cert", &cert, "--key", &key, "--identity", &wrong, "--server-name", &identity,
+                "--bundle",
+                &bundle,
+                "--cert",
+                &cert,
+                "--key",
+                &key,
+                "--identity",
+                &wrong,
+                "--server-name",
+                &identity,
             ]),
             1,
             "', signed by the trusted root 'CN=root.linkerd.cluster.local'",
@@ -196,7 +205,8 @@ async fn a_check_tells_what_is_wrong_and_what_to_do() {
     }
     assert_eq!(ran.code, Some(0));
 
-    let ran = isthmus(&[&base[..], &["--peer-bundle", &other, "--gateway-identity", "a.b", "-o", "short"]].concat()).await;
+    let ran =
+        isthmus(&[&base[..], &["--peer-bundle", &other, "--gateway-identity", "a.b", "-o", "short"]].concat()).await;
     assert_eq!(ran.code, Some(1));
     assert!(!ran.out.contains('√'), "{}", ran.out);
     assert!(ran.out.contains("ours: 'CN=root.linkerd.cluster.local'; theirs: 'CN=root.elsewhere'"), "{}", ran.out);

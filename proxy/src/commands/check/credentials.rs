@@ -36,7 +36,11 @@ pub(super) fn check(
         dates(own, now, &mut category);
         name(&own.credentials, gateway_identity, &mut category);
         for warning in own.credentials.warnings() {
-            category.add(Check::warned("nothing else is worth knowing", warning, "put it right with the next certificates"));
+            category.add(Check::warned(
+                "nothing else is worth knowing",
+                warning,
+                "put it right with the next certificates",
+            ));
         }
         for peer in peer_bundles {
             category.add(shared(&own.bundle.1, peer));
@@ -85,7 +89,8 @@ fn clock(recipe: &CredentialFiles, now: SystemTime, category: &mut Category) {
     let ahead = |time: SystemTime| time.duration_since(now).ok().filter(|ahead| *ahead > SKEW);
     let leaf = leaf(&recipe.chain);
     if let Some((leaf, ahead)) = leaf.as_ref().and_then(|leaf| Some((leaf, ahead(leaf.not_before)?))) {
-        let found = format!("the certificate begins at {}, which is {} from now", rfc3339(leaf.not_before), span(ahead));
+        let found =
+            format!("the certificate begins at {}, which is {} from now", rfc3339(leaf.not_before), span(ahead));
         return category.add(Check::failed(what, found, hint));
     }
     for path in recipe.paths() {
@@ -125,14 +130,16 @@ fn dates(own: &Own, now: SystemTime, category: &mut Category) {
     // Renewal is due after two thirds of a certificate's life, as cert-manager has it; a fifth left is late.
     if left < whole / 5 {
         let found = format!("less than a fifth of its life ({}) is left", span(whole));
-        let hint = "whatever renews it (cert-manager, a CronJob) is late: look there; the gateway takes a new one by itself";
+        let hint =
+            "whatever renews it (cert-manager, a CronJob) is late: look there; the gateway takes a new one by itself";
         category.add(Check::warned(what, found, hint));
     } else {
         category.add(Check::passed(what));
     }
     for root in credentials.roots() {
         let left = root.not_after.duration_since(now).unwrap_or_default();
-        let what = format!("the trust anchor '{}' is valid to {}: {} left", root.subject, rfc3339(root.not_after), span(left));
+        let what =
+            format!("the trust anchor '{}' is valid to {}: {} left", root.subject, rfc3339(root.not_after), span(left));
         if left < ANCHOR_WARNING {
             let hint = "begin its rotation: add the new anchor to every cluster's bundle first (isthmus certs bundle)";
             category.add(Check::warned(what, "a rotation over all clusters takes its time", hint));
@@ -178,12 +185,19 @@ fn name(credentials: &Credentials, expected: Option<&Identity>, category: &mut C
 fn shared(ours: &[u8], peer: &Path) -> Check {
     let what = format!("{} shares a trust anchor with the gateway's bundle", peer.display());
     let theirs = match snapshot(&[peer.to_owned()]) {
-        Ok(read) => File::new(peer.display().to_string(), read.pieces.into_iter().next().map(|piece| piece.bytes).unwrap_or_default()),
+        Ok(read) => File::new(
+            peer.display().to_string(),
+            read.pieces.into_iter().next().map(|piece| piece.bytes).unwrap_or_default(),
+        ),
         Err(wrong) => return Check::failed(what, wrong, "check the path after --peer-bundle"),
     };
     let (ours, theirs) = (anchors(ours), anchors(&theirs.contents));
     if theirs.is_empty() {
-        return Check::failed(what, "holds no certificate", "get it from the other cluster: isthmus certs show reads its ConfigMap");
+        return Check::failed(
+            what,
+            "holds no certificate",
+            "get it from the other cluster: isthmus certs show reads its ConfigMap",
+        );
     }
     let same = |a: &Certificate, b: &Certificate| a.subject == b.subject && a.key_fingerprint == b.key_fingerprint;
     let common: Vec<_> = theirs.iter().filter(|a| ours.iter().any(|b| same(a, b))).collect();

@@ -113,7 +113,11 @@ fn dialer(own: &Own, config: &Config) -> anyhow::Result<Dialer> {
     };
     let server_name = server_name.ok_or_else(|| anyhow::anyhow!("the gateway has no name that can be asked for"))?;
     let (bundle_name, bundle) = own.bundle.clone();
-    Dialer::mutual(Secrets { bundle_name, bundle, pair: Some((own.chain.clone(), own.key.clone())) }, identity, server_name)
+    Dialer::mutual(
+        Secrets { bundle_name, bundle, pair: Some((own.chain.clone(), own.key.clone())) },
+        identity,
+        server_name,
+    )
 }
 
 /// The probe, asked as mirrors ask: here where it runs, and where mirrors reach it.
@@ -140,7 +144,8 @@ pub(super) async fn probes(config: &Config, own: Option<&Own>, address: Option<&
     let Some(address) = address else { return category };
     match resolve(address).await {
         Err(error) => {
-            let hint = "mirrors resolve this name in their own cluster: check the LoadBalancer's address and its DNS record";
+            let hint =
+                "mirrors resolve this name in their own cluster: check the LoadBalancer's address and its DNS record";
             category.add(Check::failed(format!("{address} can be resolved"), error.message, hint));
         }
         Ok(addrs) => {
@@ -209,7 +214,8 @@ pub(super) async fn upstreams(config: &Config) -> Category {
 
 /// Every Kubernetes has the service that is asked for here.
 async fn dns(suffix: &str, servers: &[SocketAddr]) -> Check {
-    let name = if suffix == "." { "kubernetes.default.svc".to_owned() } else { format!("kubernetes.default.{suffix}.") };
+    let name =
+        if suffix == "." { "kubernetes.default.svc".to_owned() } else { format!("kubernetes.default.{suffix}.") };
     let what = format!("cluster DNS answers for names below {suffix}");
     let hint = "run this inside the cluster; check /etc/resolv.conf, route.suffixes and sources.dns.servers, or turn \
                 sources.dns off";
@@ -242,7 +248,8 @@ async fn ask_server(server: SocketAddr, name: &str) -> Result<(), String> {
         question.extend_from_slice(label.as_bytes());
     }
     question.extend_from_slice(&[0, 0, 1, 0, 1]);
-    let here: SocketAddr = if server.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
+    let here: SocketAddr =
+        if server.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
     let failed = |error: std::io::Error| error.to_string();
     let socket = UdpSocket::bind(here).await.map_err(failed)?;
     socket.connect(server).await.map_err(failed)?;
@@ -266,14 +273,19 @@ pub(super) fn limits(config: &Config) -> Category {
     let mut category = Category::new("limits");
     let accept = &config.file.accept;
     // A connection of a client and, at worst, one to an endpoint for it.
-    let wanted = u64::try_from(accept.max_connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(FDS_BESIDES);
-    let what = format!("file descriptors suffice for accept.max_connections {}: {wanted} at most", accept.max_connections);
+    let wanted =
+        u64::try_from(accept.max_connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(FDS_BESIDES);
+    let what =
+        format!("file descriptors suffice for accept.max_connections {}: {wanted} at most", accept.max_connections);
     category.add(match std::fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(open_files) {
         Some(limit) if limit >= wanted => Check::passed(format!("{what}, {limit} allowed")),
         Some(limit) => Check::warned(
             what,
             format!("{limit} are allowed (ulimit -n): accepting stops there, and waits"),
-            format!("raise the limit to {wanted}, or lower accept.max_connections to {}", limit.saturating_sub(FDS_BESIDES) / 2),
+            format!(
+                "raise the limit to {wanted}, or lower accept.max_connections to {}",
+                limit.saturating_sub(FDS_BESIDES) / 2
+            ),
         ),
         None => Check::warned(what, "/proc/self/limits cannot be read", "check ulimit -n where the gateway runs"),
     });
