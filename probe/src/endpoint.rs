@@ -1,13 +1,15 @@
 //! The `mc-probe` endpoint: what remote service mirrors and load balancers ask before they send traffic.
 //!
 //! **In** a stream that somebody else accepted (and, as a rule, did the handshake of). **Out** `200` with a short body
-//! for a known path while the process is ready, `503` with the reason while it is not. **Refuses** other paths with
-//! `404`, other methods with `405`, and connections over the limit by closing them.
+//! for a known path while the process is ready, `503` with the reason while it is not; and the [`Page`]s that were handed
+//! in, ready or not. **Refuses** other paths with `404`, other methods with `405`, and connections over the limit by closing
+//! them.
 //!
 //! Mirrors of every age are served: the oldest ask for `//health`, later ones for `/health`, today's for `/ready`;
 //! over HTTP/1 or HTTP/2, with any Host or none, and with `l5d-orig-proto` where HTTP/1 travels inside HTTP/2. Answers
 //! are always short and whole, as some mirrors leave the body of a failed probe unread. No probe is ever logged.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,15 +48,39 @@ impl Default for Settings {
 pub struct Endpoint {
     health: Arc<Health>,
     settings: Settings,
+    pages: Vec<Page>,
     permits: Semaphore,
     tally: Tally,
+}
+
+/// A page that has nothing to do with health, for those who may reach no other port.
+pub struct Page {
+    /// Its path, which no probe asks for.
+    pub path: &'static str,
+    /// Its media type.
+    pub media_type: &'static str,
+    /// Gives its text now.
+    pub read: Box<dyn Fn() -> String + Send + Sync>,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Page").field(&self.path).finish()
+    }
 }
 
 impl Endpoint {
     /// An endpoint that tells of `health`.
     pub fn new(health: Arc<Health>, settings: Settings) -> Self {
         let permits = Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS));
-        Self { health, settings, permits, tally: Tally::default() }
+        Self { health, settings, pages: Vec::new(), permits, tally: Tally::default() }
+    }
+
+    /// Answers one more path. A path that probes ask for stays theirs.
+    #[must_use]
+    pub fn with_page(mut self, page: Page) -> Self {
+        self.pages.push(page);
+        self
     }
 
     /// Serves one connection to its end. Dropping the future closes the stream.
@@ -92,7 +118,14 @@ impl Endpoint {
 
     /// The answer to one request, for whoever serves HTTP already.
     pub fn answer(&self, request: &Parts) -> Response<Full<Bytes>> {
-        let (status, body) = match self.body_of(request.uri.path()) {
+        let path = request.uri.path();
+        let body = self.body_of(path);
+        if body.is_none()
+            && let Some(page) = self.pages.iter().find(|page| page.path == path)
+        {
+            return page.answer(request);
+        }
+        let (status, body) = match body {
             None => (StatusCode::NOT_FOUND, Bytes::from_static(b"not found\n")),
             Some(_) if !matches!(request.method, Method::GET | Method::HEAD) => {
                 (StatusCode::METHOD_NOT_ALLOWED, Bytes::from_static(b"method not allowed\n"))
@@ -131,6 +164,19 @@ impl Endpoint {
                 (path == own || path.strip_prefix('/') == Some(own)).then_some(b"healthy\n".as_slice())
             }
         }
+    }
+}
+
+impl Page {
+    /// Not tallied: it says nothing about health.
+    fn answer(&self, request: &Parts) -> Response<Full<Bytes>> {
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            let body = Bytes::from_static(b"method not allowed\n");
+            return response(request, StatusCode::METHOD_NOT_ALLOWED, body);
+        }
+        let mut response = response(request, StatusCode::OK, (self.read)().into());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.media_type));
+        response
     }
 }
 

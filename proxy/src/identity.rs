@@ -57,6 +57,18 @@ impl Identity {
         Ok(Self::Uri(normal.into()))
     }
 
+    /// Whose word the identity is: what follows the control plane's namespace in a Linkerd name, or the authority of a
+    /// URI. Names of another shape have none.
+    pub fn trust_domain(&self) -> Option<&str> {
+        match self {
+            Self::Uri(uri) => uri.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest)),
+            Self::Dns(name) => {
+                let (_, rest) = name.as_str().split_once(".serviceaccount.identity.")?;
+                rest.split_once('.').map(|(_, domain)| domain)
+            }
+        }
+    }
+
     /// The text that logs, metrics and headers show.
     pub fn as_str(&self) -> &str {
         match self {
@@ -90,6 +102,19 @@ mod tests {
         assert_eq!(id.as_str(), "web.ns.serviceaccount.identity");
         for bad in ["", "web.", ".web", "a..b", "10.0.0.1", "web\0.ns", "wéb.ns", "*.ns", "a b"] {
             assert!(Identity::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn trust_domains_by_form() {
+        for (text, domain) in [
+            ("web.shop.serviceaccount.identity.linkerd.cluster.local", Some("cluster.local")),
+            ("web.shop.serviceaccount.identity.linkerd", None),
+            ("web.shop.example", None),
+            ("spiffe://West.example/ns/shop/sa/web", Some("west.example")),
+            ("spiffe://west.example", Some("west.example")),
+        ] {
+            assert_eq!(Identity::parse(text).expect("valid").trust_domain(), domain, "{text}");
         }
     }
 

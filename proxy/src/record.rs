@@ -89,6 +89,8 @@ pub struct Peer {
     pub addr: SocketAddr,
     /// Who the peer is, once the handshake said so.
     pub identity: Option<Identity>,
+    /// The cluster that the peer calls from, by the operator's own name for it.
+    pub cluster: Option<Arc<str>>,
     /// The server name the peer asked for.
     pub sni: Option<Name>,
 }

@@ -179,3 +179,23 @@ async fn closes_connections_over_the_limit() {
     assert_eq!(endpoint.counts().over_limit, 1);
     drop(first);
 }
+
+#[tokio::test]
+async fn pages_are_answered_ready_or_not_and_leave_the_probes_paths_alone() {
+    let health = Health::new();
+    let _part = health.part("identity", "no certificate yet");
+    let page = |path, text: &'static str| Page { path, media_type: "application/json", read: Box::new(|| text.into()) };
+    let endpoint = Endpoint::new(health, Settings::default())
+        .with_page(page("/keys", "{}"))
+        .with_page(page("/health", "always fine"));
+    let endpoint = Arc::new(endpoint);
+    let response = exchange(&endpoint, b"GET /keys HTTP/1.1\r\n\r\n").await;
+    assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("\r\n\r\n{}"), "{response}");
+    assert!(response.contains("content-type: application/json\r\n"), "{response}");
+    let response = exchange(&endpoint, b"HEAD /keys HTTP/1.1\r\n\r\n").await;
+    assert!(response.contains("content-length: 2\r\n") && response.ends_with("\r\n\r\n"), "{response}");
+    assert!(exchange(&endpoint, b"POST /keys HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 405"));
+    assert!(exchange(&endpoint, b"GET /keys/ HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 404"));
+    assert!(exchange(&endpoint, b"GET /health HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 503"));
+    assert_eq!((endpoint.counts().healthy, endpoint.counts().method_not_allowed), (0, 0));
+}

@@ -6,6 +6,7 @@
 //! Two kinds of threads: workers, each with its own runtime, carry the data; the runtime that this is called on carries
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
+mod assertions;
 mod state;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -15,7 +16,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use isthmus_probe::endpoint::Endpoint as Probe;
+use isthmus_probe::endpoint::{Endpoint as Probe, Page};
 use isthmus_probe::health::Health;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -26,6 +27,7 @@ use crate::authorise::Policy;
 use crate::config::Config;
 use crate::drain::{self, Drain, Phase};
 use crate::gateway::accept::{self, Door, Tally};
+use crate::gateway::assertion::Assertions;
 use crate::gateway::census::Census;
 use crate::gateway::probe::ProbePort;
 use crate::gateway::watchers::Watchers;
@@ -36,13 +38,14 @@ use crate::route::{Claim, Directory};
 use crate::sources::dns::Dns;
 use crate::sources::files::{self, credentials::CredentialFiles};
 use crate::sources::fixed::Fixed;
+use crate::sources::policy::PolicyFiles;
 use crate::sources::{self, Report, Source};
 use crate::telemetry::Fan;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
 use crate::telemetry::metrics::{Kind, Metrics, Reading};
 use crate::telemetry::recent::Recent;
-use crate::telemetry::watch::{Certificates, Reloads, Root, TLS_RELOAD};
+use crate::telemetry::watch::{AUTHORISE_RELOAD, Certificates, ReloadNames, Reloads, Root, TLS_RELOAD};
 use crate::tls::Credentials;
 use crate::{admin, tls};
 
@@ -103,6 +106,8 @@ pub struct App {
     drain: Drain,
     reload: files::Status,
     credential_files: Option<files::Source>,
+    policy_reload: files::Status,
+    policy_files: Option<files::Source>,
     workers: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -126,10 +131,11 @@ impl App {
         log: Option<LogHandle>,
     ) -> anyhow::Result<Self> {
         let (drain, watch) = drain::channel();
-        let policy = Policy::compile(&config.file.authorise, Some(credentials.identity()), None)
-            .context("the policy (authorise)")?;
+        let policy = config.policy(Some(credentials.identity())).context("the policy")?;
         let health = Health::new();
-        let probe = Arc::new(Probe::new(Arc::clone(&health), config.probe()));
+        let credentials = Arc::new(Live::new(credentials));
+        let assertions = assertions::start(config, &credentials)?;
+        let probe = Arc::new(probe(config, &health, assertions.as_ref()));
         let (directory, demands) = Directory::new(config.route());
         let metrics = Arc::new(Metrics::new(config.metrics()));
         let access_log = AccessLog::start(&config.access_log()).context("the access log")?;
@@ -148,7 +154,10 @@ impl App {
             pool: config.pool(),
             relay: config.relay(),
             http: config.http(),
-            credentials: Arc::new(Live::new(credentials)),
+            identify: config.identify(),
+            assertions: assertions.clone(),
+            clusters: Arc::new(config.clusters()),
+            credentials,
             policy: Arc::new(Live::new(policy)),
             directory: Arc::clone(&directory),
             loads: Arc::default(),
@@ -166,7 +175,12 @@ impl App {
         let reload = files::Status::default();
         let recent = Recent::default();
         show(&metrics, &shared, &probe, &access_log);
-        show_reloads(&metrics, reload.clone());
+        show_reloads(&metrics, TLS_RELOAD, reload.clone());
+        let policy_reload = files::Status::default();
+        show_reloads(&metrics, AUTHORISE_RELOAD, policy_reload.clone());
+        if let Some(assertions) = &assertions {
+            assertions::show(&metrics, assertions);
+        }
 
         let control = Handle::current();
         let sources = start_sources(config, &directory)?;
@@ -193,6 +207,7 @@ impl App {
             health: Arc::clone(&health),
             probe: Arc::clone(&probe),
             reload: reload.clone(),
+            policy_reload: policy_reload.clone(),
             recent,
         };
         let shown = admin_sources(config, seen, &metrics, log)?;
@@ -212,6 +227,8 @@ impl App {
             drain,
             reload,
             credential_files,
+            policy_reload,
+            policy_files: None,
             workers,
         })
     }
@@ -257,6 +274,18 @@ impl App {
         self.credential_files = Some(files::watch(files, live, serving, settings, self.reload.clone()));
     }
 
+    /// Keeps the policy as fresh as the files that it was made of; `serving` is the digest of what serves now.
+    pub fn watch_policy(&mut self, files: PolicyFiles, serving: Option<[u8; 32]>, settings: files::Settings) {
+        let live = Arc::clone(&self.policy);
+        let files = PolicyFiles { serving: Some(Arc::clone(&live)), ..files };
+        self.policy_files = Some(files::watch(files, live, serving, settings, self.policy_reload.clone()));
+    }
+
+    /// How it goes with the files of the policy.
+    pub fn policy_reloads(&self) -> files::Reload {
+        self.policy_reload.read()
+    }
+
     /// How it goes with the files of the credentials.
     pub fn reloads(&self) -> files::Reload {
         self.reload.read()
@@ -265,7 +294,7 @@ impl App {
     /// SIGHUP: reads files again, and reopens those that are written, for log rotation.
     pub fn reload(&self) {
         self.access_log.reopen();
-        if let Some(source) = &self.credential_files {
+        for source in [&self.credential_files, &self.policy_files].into_iter().flatten() {
             source.reload();
         }
     }
@@ -274,6 +303,14 @@ impl App {
     pub fn is_ready(&self) -> bool {
         self.health.ready().is_ok()
     }
+}
+
+/// The probe's endpoint, with the keys of what is signed.
+fn probe(config: &Config, health: &Arc<Health>, assertions: Option<&Arc<Assertions>>) -> Probe {
+    let probe = Probe::new(Arc::clone(health), config.probe());
+    let Some(assertions) = assertions.map(Arc::clone) else { return probe };
+    let read = Box::new(move || assertions.key_set());
+    probe.with_page(Page { path: assertions::PATH, media_type: assertions::MEDIA_TYPE, read })
 }
 
 /// How often a drain looks whether it is done.
@@ -381,7 +418,16 @@ fn admin_sources(
 ) -> anyhow::Result<admin::Sources> {
     let metrics = Arc::clone(metrics);
     let reads = log.clone();
+    let keys = seen
+        .shared
+        .assertions
+        .clone()
+        .map(|assertions| -> Arc<dyn Fn() -> String + Send + Sync> { Arc::new(move || assertions.key_set()) });
+    let (asked, seen_calls) = (seen.shared.clone(), seen.shared.clone());
     Ok(admin::Sources {
+        keys,
+        explain: Arc::new(move |call, exported| state::explain(&asked, call, exported)),
+        sightings: Arc::new(move || state::sightings(&seen_calls)),
         ready: Arc::clone(&seen.health),
         metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
         state: Arc::new(move || seen.page()),
@@ -396,8 +442,8 @@ fn admin_sources(
     })
 }
 
-fn show_reloads(metrics: &Metrics, status: files::Status) {
-    metrics.watch_reloads(TLS_RELOAD, move || {
+fn show_reloads(metrics: &Metrics, names: ReloadNames, status: files::Status) {
+    metrics.watch_reloads(names, move || {
         let reload = status.read();
         Reloads {
             ok: reload.replaced,

@@ -88,13 +88,7 @@ pub(super) fn trust_domain_labels(identity: &str) -> usize {
 
 /// The trust domain of an identity: what follows the system's namespace, or the authority of a URI.
 pub(super) fn trust_domain(identity: &Identity) -> Option<&str> {
-    match identity {
-        Identity::Uri(uri) => uri.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest)),
-        Identity::Dns(name) => {
-            let (_, rest) = name.as_str().split_once(".serviceaccount.identity.")?;
-            rest.split_once('.').map(|(_, domain)| domain)
-        }
-    }
+    identity.trust_domain()
 }
 
 impl ClientPattern {

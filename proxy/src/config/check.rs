@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use super::Config;
 use crate::identity::Identity;
+use crate::sources::policy::place::Node;
 
 impl Config {
     /// What no single key can be blamed for, or only with another one beside it.
@@ -61,6 +62,7 @@ impl Config {
                 return wrong(key, &format!("port {} is taken by another listener of this file", addr.port()));
             }
         }
+        self.check_identify()?;
         self.check_services()
     }
 
@@ -95,36 +97,8 @@ impl Config {
     }
 }
 
-/// The first line of a parser's message: the rest repeats the source.
-pub(super) fn first_line(message: &str) -> String {
-    let line = message.lines().next().unwrap_or(message);
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
-}
-
-/// Where a dotted key stands in the text: the innermost of its words that can be found, in their order.
+/// Where a dotted key stands in the text: the innermost of its words that is there.
 pub(super) fn place_of(text: &str, key: &str) -> Option<(u64, u64)> {
-    let mut place = None;
-    let mut lines = text.lines().enumerate();
-    for word in key.split('.') {
-        let (word, index) = match word.split_once('[') {
-            Some((word, index)) => (word, index.trim_end_matches(']').parse::<usize>().ok()),
-            None => (word, None),
-        };
-        let found = lines.find_map(|(number, line)| {
-            let column = line.find(&format!("{word}:"))?;
-            line[..column].chars().all(|c| c == ' ' || c == '-').then_some((number as u64 + 1, column as u64 + 1))
-        });
-        place = found.or(place);
-        found?;
-        if let Some(index) = index {
-            lines.by_ref().filter(|(_, line)| line.trim_start().starts_with("- ")).nth(index)?;
-            let row = text.lines().enumerate().skip_while(|(number, _)| (*number as u64) < place.map_or(0, |p| p.0));
-            let row: Vec<_> = row.collect();
-            let start = row.iter().filter(|(_, line)| line.trim_start().starts_with("- ")).nth(index)?.0;
-            place = Some((start as u64 + 1, 1));
-            lines = text.lines().enumerate();
-            lines.by_ref().take(start).for_each(drop);
-        }
-    }
-    place
+    let place = Node::read(text)?.place_of(key);
+    Some((place.line, place.column))
 }

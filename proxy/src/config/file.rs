@@ -3,6 +3,7 @@
 //! **In** YAML. **Out** a [`File`], not yet checked across keys; `mod.rs` turns it into each room's own settings.
 //! **Refuses** unknown keys and values that do not read, with line and column. The first word of a key is the room it sets.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{DnsName, DnsSuffix, IdentityText, Size, Time};
+use super::scalar::{ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, IdentityText, Size, Time};
 use crate::authorise;
 
 const fn millis(millis: u64) -> Time {
@@ -64,6 +65,8 @@ section! {
         relay: Relay = Relay::default(),
         /// HTTP towards clients.
         http: Http = Http::default(),
+        /// How backends, logs and metrics learn who the client is.
+        identify: Identify = Identify::default(),
         /// The health endpoint that remote service mirrors ask (`mc-probe`).
         probe: Probe = Probe::default(),
         /// The operator's port. Keep it off the LoadBalancer.
@@ -82,7 +85,7 @@ section! {
         listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 4143)),
         /// Connections that the kernel queues before they are taken. At the limit of connections they wait here.
         backlog: u16 = 1024,
-        /// The most connections open at once. Each costs about 40 KiB idle; 20000 fit a pod of 1 GiB.
+        /// The most connections open at once. Further ones wait in the kernel's queue.
         max_connections: usize = 20_000,
         /// The most connections of one identity, so that one client cannot take all places; 0 is no limit.
         max_connections_per_identity: usize = 0,
@@ -395,8 +398,9 @@ section! {
         stream_window: Size = Size(256 * 1024),
         /// HTTP/2: the same for one connection.
         connection_window: Size = Size(1 << 20),
-        /// HTTP/2: response bytes buffered per stream.
-        max_send_buffer: Size = Size(256 * 1024),
+        /// HTTP/2: response bytes buffered per stream. What a client that does not read can make the gateway hold is this
+        /// times `max_streams`.
+        max_send_buffer: Size = Size(64 * 1024),
         /// HTTP/2: reset streams that may wait to be noticed (rapid reset, CVE-2023-44487).
         max_pending_resets: usize = 20,
         /// HTTP/2: streams that may be reset for the client's own errors (CVE-2025-8671).
@@ -409,6 +413,65 @@ section! {
         max_retries: u32 = 2,
         /// Retries as a share of requests.
         retry_budget: f64 = 0.2,
+    }
+}
+
+/// What becomes of a header that names those a request came through. In no mode does it pass as a client sent it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Forwarding {
+    /// As `set`; but of a client in `identify.trusted_proxies` what it sent stays, and the gateway's word comes after it.
+    Append,
+    /// None is sent; what the client sent is removed.
+    #[default]
+    Off,
+    /// Envoy's word for `off`.
+    Sanitise,
+    /// What the client sent is removed, and the gateway's word sent.
+    Set,
+}
+
+section! {
+    /// How backends, logs and metrics learn who the client is. Whatever a client itself says in these headers, and in
+    /// `x-forwarded-host`, `-port`, `-proto`, `x-real-ip`, `client-cert` and `client-cert-chain`, is removed first.
+    Identify {
+        /// Sends `l5d-client-id` with the client's identity, as Linkerd's proxies do.
+        client_id: bool = true,
+        /// `x-forwarded-client-cert` in Envoy's form. Off, since nobody expects it who did not ask for it and it costs
+        /// some 200 bytes a request.
+        forwarded_client_cert: Forwarding = Forwarding::Off,
+        /// `x-forwarded-for` with the client's address. Off, since behind most load balancers it would be a node's or
+        /// the balancer's: turn it on where clients' addresses arrive (PROXY protocol, or no translation on the way).
+        forwarded_for: Forwarding = Forwarding::Off,
+        /// Clients that are proxies themselves, such as an ingress or another gateway: what they say of those before
+        /// them is carried on in `append`, and their `Forwarded` as it is.
+        trusted_proxies: Vec<IdentityText> = Vec::new(),
+        /// Trust domains and the names of their clusters, for logs, metrics and the assertion.
+        #[schemars(with = "BTreeMap<String, String>")]
+        trust_domains: BTreeMap<DnsName, ClusterName> = BTreeMap::new(),
+        /// SHA-256 fingerprints of trust anchors or issuers and the names of their clusters, for clusters that share a
+        /// trust domain. They go before `trust_domains`. `isthmus certs show` prints them.
+        #[schemars(with = "BTreeMap<String, String>")]
+        authorities: BTreeMap<FingerprintText, ClusterName> = BTreeMap::new(),
+        /// A signed statement of who the client is, for backends behind another proxy that overwrites headers.
+        assertion: Assertion = Assertion::default(),
+    }
+}
+
+section! {
+    /// A JWT (ES256) about the client, for the service it reached. Its keys are at `/.well-known/jwks.json` of the admin
+    /// and the probe port.
+    Assertion {
+        /// Sends it. Off, since it costs some 600 bytes a request.
+        enabled: bool = false,
+        /// The header that carries it.
+        header: FieldName = FieldName::default(),
+        /// How long it is valid. Short, since whoever has it may show it; each is used for half of this at most, so that
+        /// a backend always gets one with time left.
+        lifetime: Time = secs(60),
+        /// Keys in PEM on P-256: the first signs, all are shown. The key of the gateway's own certificate where absent:
+        /// right while all replicas have the same one.
+        key_file: Option<PathBuf> = None,
     }
 }
 

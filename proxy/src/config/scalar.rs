@@ -7,14 +7,18 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::addr::{Name, Suffix};
+use crate::gateway::http::identify;
 use crate::identity::Identity;
+use crate::tls::{Fingerprint, inspect};
 
 /// A length of time: a number and `ms`, `s`, `m`, `h` or `d`; a bare 0 is zero.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -156,7 +160,7 @@ text_scalar!(Size, "Size", "a size in bytes such as 16384, 64KiB or 1MiB", r"^[0
     .parse());
 
 /// A DNS name.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct DnsName(pub Name);
 
 /// A DNS suffix; `.` is every name.
@@ -198,9 +202,138 @@ text_scalar!(
     |text| Identity::parse(text).map(IdentityText).map_err(|error| format!("`{text}` is {error}"))
 );
 
+/// The name of an HTTP field that may carry the assertion.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FieldName(pub HeaderName);
+
+impl Default for FieldName {
+    fn default() -> Self {
+        Self(identify::ASSERTION)
+    }
+}
+
+impl FromStr for FieldName {
+    type Err = String;
+
+    /// Refuses names that mean something else on the way: they would be overwritten, or overwrite.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name: HeaderName = text.parse().map_err(|_| format!("`{text}` is no name of an HTTP header"))?;
+        let lower = name.as_str();
+        let taken = TAKEN.contains(&lower) || identify::RESERVED.contains(&lower) || lower.starts_with("l5d-");
+        if taken {
+            return Err(format!(
+                "`{text}` has a meaning of its own; take another name, such as {}",
+                identify::ASSERTION
+            ));
+        }
+        Ok(Self(name))
+    }
+}
+
+/// Fields that framing, routing, hops or gRPC need as they are.
+const TAKEN: [&str; 20] = [
+    "accept",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "grpc-timeout",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "via",
+    "traceparent",
+];
+
+/// The name of a cluster, as logs and metrics show it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClusterName(pub Arc<str>);
+
+impl FromStr for ClusterName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte));
+        if fits && (1..=63).contains(&text.len()) {
+            Ok(Self(text.into()))
+        } else {
+            Err(format!("`{text}` is no name of a cluster; write 1 to 63 letters, digits, `-`, `_`, `.`, `/` or `:`"))
+        }
+    }
+}
+
+/// SHA-256 of a certificate, in hexadecimal digits with or without colons.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct FingerprintText(pub Fingerprint);
+
+impl FromStr for FingerprintText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = || inspect::unhex(text)?.try_into().ok();
+        digits().map(Self).ok_or_else(|| {
+            format!(
+                "`{text}` is no SHA-256 fingerprint; write 64 hexadecimal digits, as `isthmus certs show` prints them"
+            )
+        })
+    }
+}
+
+impl fmt::Display for FingerprintText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+shown_by_its_inside!(ClusterName, FieldName);
+
+text_scalar!(FieldName, "FieldName", "the name of an HTTP header", r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", |text| text
+    .parse());
+text_scalar!(ClusterName, "ClusterName", "the name of a cluster", r"^[A-Za-z0-9_./:-]{1,63}$", |text| text.parse());
+text_scalar!(
+    FingerprintText,
+    "Fingerprint",
+    "the SHA-256 fingerprint of a certificate, 64 hexadecimal digits",
+    r"^[0-9A-Fa-f:]{64,95}$",
+    |text| text.parse()
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_fields_clusters_and_certificates() {
+        for (text, fine) in [
+            ("isthmus-client-assertion", true),
+            ("X-Client-JWT", true),
+            ("authorization", true),
+            ("x-forwarded-for", false),
+            ("L5D-anything", false),
+            ("Host", false),
+            ("no header", false),
+            ("", false),
+        ] {
+            assert_eq!(text.parse::<FieldName>().is_ok(), fine, "{text}");
+        }
+        for (text, fine) in [("west", true), ("eu-1/west", true), ("", false), ("a b", false), ("é", false)] {
+            assert_eq!(text.parse::<ClusterName>().is_ok(), fine, "{text}");
+        }
+        let digits = "0A:".repeat(31) + "ff";
+        let fingerprint: FingerprintText = digits.parse().unwrap();
+        assert_eq!(fingerprint.to_string(), "0a".repeat(31) + "ff");
+        assert_eq!(fingerprint.to_string().parse::<FingerprintText>().unwrap(), fingerprint);
+        assert!("0a".parse::<FingerprintText>().is_err() && "x".repeat(64).parse::<FingerprintText>().is_err());
+    }
 
     #[test]
     fn durations_and_sizes_read_back_as_they_are_shown() {

@@ -153,7 +153,7 @@ mod tests {
 
     fn peer(name: &str) -> Arc<Peer> {
         let identity = Some(Identity::parse(name).unwrap());
-        Arc::new(Peer { addr: ([192, 0, 2, 1], 1).into(), identity, sni: None })
+        Arc::new(Peer { addr: ([192, 0, 2, 1], 1).into(), identity, cluster: None, sni: None })
     }
 
     #[test]

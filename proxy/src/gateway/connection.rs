@@ -31,7 +31,7 @@ pub(super) async fn serve(gateway: Rc<Gateway>, accepted: Accepted) {
     let Accepted { socket, peer, permit } = accepted;
     let started = Instant::now();
     let _alive = gateway.drain.alive();
-    let peer = Arc::new(Peer { addr: peer.0, identity: None, sni: None });
+    let peer = Arc::new(Peer { addr: peer.0, identity: None, cluster: None, sni: None });
     let mut record = Record::connection(peer, SystemTime::now());
     gateway.observer.event(Event::ConnectionOpened);
     match AssertUnwindSafe(live(&gateway, socket, &mut record)).catch_unwind().await {
@@ -53,14 +53,15 @@ async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut R
     let mut socket = TcpStream::from_std(socket).map_err(accept::Error::from)?;
 
     let peer = accept::proxied(&mut socket, ClientAddr(record.peer.addr), &gateway.accept).await?;
-    record.peer = Arc::new(Peer { addr: peer.0, identity: None, sni: None });
+    record.peer = Arc::new(Peer { addr: peer.0, identity: None, cluster: None, sni: None });
     lap(record, Stage::Accept, &mut mark);
 
     // From before the credentials are loaded: a change during the handshake must not be missed.
     let changes = gateway.credentials.changes();
     let secured = secure(gateway, socket, &mut mark, record).await?;
-    record.peer =
-        Arc::new(Peer { addr: peer.0, identity: Some(secured.peer.identity.clone()), sni: secured.sni.clone() });
+    let identity = secured.peer.identity.clone();
+    let cluster = gateway.clusters.of(&identity, &secured.peer.authorities);
+    record.peer = Arc::new(Peer { addr: peer.0, identity: Some(identity), cluster, sni: secured.sni.clone() });
 
     let session = detect::session(secured.stream, hint(gateway, secured.alpn, secured.sni), &gateway.detect).await?;
     record.protocol = Some(session.protocol);

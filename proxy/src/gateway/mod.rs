@@ -8,7 +8,9 @@
 
 pub mod accept;
 mod admit;
+pub mod assertion;
 pub mod census;
+pub mod clusters;
 mod connection;
 mod dial;
 pub mod http;
@@ -34,7 +36,9 @@ use ::http::{HeaderMap, Request, Response};
 use isthmus_probe::endpoint::Endpoint;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
+use self::assertion::Assertions;
 use self::census::Census;
+use self::clusters::Clusters;
 use self::dial::Dialer;
 use self::http::body::RequestBody;
 use self::rechecks::Rechecks;
@@ -76,6 +80,12 @@ pub struct Shared {
     pub relay: relay::Settings,
     /// `http:`
     pub http: http::Settings,
+    /// `identify:`, the fields.
+    pub identify: http::identify::Settings,
+    /// `identify:`, the signed assertion, where it is on.
+    pub assertions: Option<Arc<Assertions>>,
+    /// `identify:`, which cluster is which.
+    pub clusters: Arc<Clusters>,
     /// The gateway's own chain, key, roots and CRLs.
     pub credentials: Arc<Live<Credentials>>,
     /// Who may reach what.
@@ -116,6 +126,9 @@ pub(crate) struct Gateway {
     pub(crate) balance: balance::Settings,
     pub(crate) relay: relay::Settings,
     pub(crate) http: http::Settings,
+    pub(crate) identify: http::identify::Settings,
+    pub(crate) assertions: Option<Arc<Assertions>>,
+    pub(crate) clusters: Arc<Clusters>,
     pub(crate) credentials: Arc<Live<Credentials>>,
     pub(crate) policy: Arc<Live<Policy>>,
     pub(crate) directory: Arc<Directory>,
@@ -154,6 +167,9 @@ impl Gateway {
             balance: shared.balance.clone(),
             relay: shared.relay,
             http: shared.http.clone(),
+            identify: shared.identify.clone(),
+            assertions: shared.assertions.clone(),
+            clusters: Arc::clone(&shared.clusters),
             credentials: Arc::clone(&shared.credentials),
             policy: Arc::clone(&shared.policy),
             directory: Arc::clone(&shared.directory),
@@ -211,7 +227,8 @@ async fn tend(pool: Pool<RequestBody>, mut changes: Changes, mut distrusted: mps
 #[derive(Debug)]
 pub(crate) struct SendFailed {
     pub(crate) refused: Refused,
-    pub(crate) failure: Failure,
+    /// What it says about the endpoint, if anything.
+    pub(crate) failure: Option<Failure>,
     pub(crate) retry_is_safe: bool,
     /// The head, where the request certainly was not sent.
     pub(crate) returned: Option<HeaderMap>,
@@ -235,8 +252,12 @@ impl Gateway {
         };
         sent.map_err(|error| {
             let failure = match &error.error {
-                connect::Error::Closed(_) | connect::Error::Reset(_) | connect::Error::Protocol(_) => Failure::Reset,
-                _ => Failure::Connect,
+                connect::Error::Closed(_) | connect::Error::Reset(_) | connect::Error::Protocol(_) => {
+                    Some(Failure::Reset)
+                }
+                // No verdict on the endpoint: the pool is full of what clients ask for, or it said politely to try elsewhere.
+                connect::Error::PoolFull | connect::Error::RequestBody(_) | connect::Error::StreamRefused(_) => None,
+                _ => Some(Failure::Connect),
             };
             let retry_is_safe = error.retry_is_safe();
             let returned = error.request.map(|request| request.into_parts().0.headers);
@@ -249,7 +270,7 @@ impl SendFailed {
     fn late() -> Self {
         let detail = "the endpoint did not answer within http.request_timeout";
         let refused = Refused::new(Stage::Relay, Fault::Upstream, "relay.request_timeout", detail);
-        Self { refused, failure: Failure::Timeout, retry_is_safe: false, returned: None }
+        Self { refused, failure: Some(Failure::Timeout), retry_is_safe: false, returned: None }
     }
 }
 

@@ -56,7 +56,7 @@ where
     let (upstream, guard, endpoint) = open(gateway, &routed).await?;
     record.endpoint = Some(endpoint);
     passed(record, Stage::Connect);
-    let line = Line { gateway: Rc::clone(gateway), record: None, standing, permit, _alive: gateway.drain.alive() };
+    let line = Line { gateway: Rc::clone(gateway), record: None, standing, permit, _alive: None };
     let ended = line.pump(stream, upstream).await;
     passed(record, Stage::Relay);
     ended.write(record);
@@ -94,7 +94,8 @@ pub(super) struct Line {
     record: Option<Box<Record>>,
     standing: Standing,
     permit: Rc<Permit>,
-    _alive: Alive,
+    /// Likewise: elsewhere the connection counts itself.
+    _alive: Option<Alive>,
 }
 
 /// What a line moved and how it ended.
@@ -134,7 +135,7 @@ impl Line {
             record: Some(Box::new(record)),
             standing,
             permit,
-            _alive: gateway.drain.alive(),
+            _alive: Some(gateway.drain.alive()),
         }
     }
 

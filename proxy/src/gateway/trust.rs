@@ -77,6 +77,11 @@ impl Trust {
         Self(Rc::new(Ward { judge, question, identity, addr, changes, told: Cell::new(false) }))
     }
 
+    /// The peer's own certificate, in DER.
+    pub(super) fn leaf(&self) -> &[u8] {
+        self.0.question.chain.first().map_or(&[], |leaf| leaf)
+    }
+
     pub(super) fn identity(&self) -> &Identity {
         &self.0.identity
     }

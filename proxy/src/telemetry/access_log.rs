@@ -5,8 +5,9 @@
 //!
 //! The fields, in order; those without a value are left out: `time` (start, RFC 3339), `kind` (`request` or `connection`),
 //! `outcome` (`served`, `refused`, `abandoned`), of refusals `stage`, `code` and `fault`, `client_addr`, `client_identity`,
-//! `sni`, `protocol`, `target`, `endpoint`, `rule`, `would_refuse` and `would_refuse_rule` (what a policy that is only
-//! audited would have said), of requests `method`, `path`, `status`, `grpc_status`, `user_agent`,
+//! `client_cluster`, `client_namespace` and `client_service_account` where they are known, `sni`, `protocol`, `target`,
+//! `endpoint`, `rule`, `would_refuse` and `would_refuse_rule` (what a policy that is only audited would have said), of
+//! requests `method`, `path`, `status`, `grpc_status`, `user_agent`,
 //! `traceparent` and `retries`, then `bytes_received`, `bytes_sent`, `duration_us`, and `<stage>_us` for each stage that took
 //! time. Texts are escaped to printable ASCII and cut at 2 KiB.
 
@@ -18,6 +19,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::escape::Escape;
+use super::labels;
 use super::lines::{Counts, Destination, Lines};
 use crate::record::{Event, Observer, Outcome, Record, Request, Stage};
 
@@ -154,6 +156,13 @@ fn line(record: &Record, format: Format, query: bool) -> Vec<u8> {
     }
     line.display("client_addr", Some(record.peer.addr));
     line.optional("client_identity", record.peer.identity.as_ref().map(|identity| identity.as_str()));
+    line.optional("client_cluster", record.peer.cluster.as_deref());
+    if let Some((namespace, account)) = record.peer.identity.as_ref().map(labels::client)
+        && !namespace.is_empty()
+    {
+        line.text("client_namespace", namespace);
+        line.text("client_service_account", account);
+    }
     line.optional("sni", record.peer.sni.as_ref().map(|name| name.as_str()));
     line.optional("protocol", record.protocol.map(|protocol| protocol.as_str()));
     line.display("target", record.target.as_ref());

@@ -3,7 +3,7 @@
 //! **In** [`Front`]s, one per worker, and readers for values that are kept elsewhere. **Out** [`Metrics::render`]: the page.
 //!
 //! Families are named `isthmus_<stage>_...`. The labels `service` and `client` have an end (`Settings`); beyond it stands
-//! `other`. The label `service` is also `other` for names that never turned out to be services.
+//! `other`; `client_cluster` has the operator's own names. The label `service` is also `other` for names that never turned out to be services.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -82,6 +82,8 @@ impl Metrics {
         let numbers = Numbers {
             services: Interner::new(settings.max_services),
             clients: Interner::new(settings.max_clients),
+            // They are the operator's own names, so this is a bound that no peer can come near.
+            clusters: Interner::new(settings.max_clients),
             max_series: settings.max_series,
         };
         Self { numbers: Arc::new(numbers), shards: Mutex::default(), readers: Mutex::default() }
@@ -122,6 +124,8 @@ impl Metrics {
     fn by_service(&self, shards: &[Arc<Shard>]) -> Vec<Family> {
         let services = self.numbers.services.values();
         let clients = self.numbers.clients.values();
+        let clusters = self.numbers.clusters.values();
+        let cluster = |id: Id| name(id, || clusters.get(&id).map(ToString::to_string));
         let service = |id: Id| name(id, || services.get(&id).map(ToString::to_string));
         let both = |id: Id| match clients.get(&id) {
             Some(identity) => {
@@ -139,6 +143,7 @@ impl Metrics {
                 let (namespace, account) = both(key.client);
                 let labels = vec![
                     ("service", service(key.service)),
+                    ("client_cluster", cluster(key.cluster)),
                     ("client_namespace", namespace),
                     ("client", account),
                     ("protocol", protocol(key.protocol)),
@@ -152,6 +157,7 @@ impl Metrics {
                 let labels = vec![
                     ("protocol", protocol(key.protocol)),
                     ("service", service(key.service)),
+                    ("client_cluster", cluster(key.cluster)),
                     ("client_namespace", namespace),
                     ("client", account),
                     ("outcome", key.outcome.to_owned()),

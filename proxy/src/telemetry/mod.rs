@@ -66,6 +66,7 @@ pub(crate) mod samples {
         Arc::new(Peer {
             addr: ([192, 0, 2, 7], 40123).into(),
             identity: Some(Identity::parse(identity).expect("an identity")),
+            cluster: None,
             sni: Some("gateway.example".parse().expect("a name")),
         })
     }

@@ -53,6 +53,7 @@ pub(super) type Series<K, V> = Mutex<HashMap<K, Arc<V>>>;
 pub(super) struct RequestKey {
     pub(super) service: Id,
     pub(super) client: Id,
+    pub(super) cluster: Id,
     pub(super) protocol: Option<Protocol>,
     /// 0 where there was none, 1 for what is no status.
     pub(super) status: u16,
@@ -65,6 +66,7 @@ pub(super) struct RequestKey {
 pub(super) struct ConnectionKey {
     pub(super) service: Id,
     pub(super) client: Id,
+    pub(super) cluster: Id,
     pub(super) protocol: Option<Protocol>,
     pub(super) outcome: &'static str,
 }
@@ -82,6 +84,7 @@ pub(super) struct Traffic {
 pub(super) struct Numbers {
     pub(super) services: Interner<Target>,
     pub(super) clients: Interner<Identity>,
+    pub(super) clusters: Interner<Arc<str>>,
     pub(super) max_series: usize,
 }
 
@@ -135,10 +138,15 @@ impl Front {
         self.decisions.at(&self.shard.decisions, &key, || key.clone(), coarse, self.numbers.max_series, add_one);
     }
 
+    fn cluster(&self, record: &Record) -> Id {
+        record.peer.cluster.as_ref().map_or(NONE, |cluster| self.numbers.clusters.id(cluster, true))
+    }
+
     fn count_request(&self, record: &Record, service: Id, client: Id, status: Option<u16>, grpc: Option<u16>) {
         let key = RequestKey {
             service,
             client,
+            cluster: self.cluster(record),
             protocol: record.protocol,
             status: match status {
                 None => 0,
@@ -157,7 +165,7 @@ impl Front {
             Outcome::Refused { .. } => "refused",
             Outcome::Served => "served",
         };
-        let key = ConnectionKey { service, client, protocol: record.protocol, outcome };
+        let key = ConnectionKey { service, client, cluster: self.cluster(record), protocol: record.protocol, outcome };
         let coarse = || ConnectionKey { service: OTHER, client: OTHER, ..key };
         self.ended.at(&self.shard.ended, &key, || key, coarse, self.numbers.max_series, add_one);
     }

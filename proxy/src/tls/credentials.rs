@@ -17,6 +17,7 @@ use rustls::{ClientConfig, ServerConfig};
 use super::files::{self, CredentialsError, CrlInfo, File, Problem, RootInfo, at};
 use super::inspect;
 use super::provider::{VERSIONS, provider};
+use super::sign::Signer;
 use super::verifier::{ClientVerifier, ServerVerifier};
 use super::verify::{Side, Trust};
 use super::{ALPN_H2, ALPN_HTTP11, ALPN_TRANSPORT_HEADER, Chain, Der};
@@ -67,6 +68,7 @@ pub struct Credentials {
     server: Arc<ServerConfig>,
     server_without_alpn: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    signer: Option<Arc<Signer>>,
 }
 
 impl fmt::Debug for Credentials {
@@ -116,6 +118,7 @@ impl Credentials {
         let key = Arc::new(key);
         let every_alpn = [ALPN_TRANSPORT_HEADER, ALPN_H2, ALPN_HTTP11].map(<[u8]>::to_vec).to_vec();
         Ok(Self {
+            signer: Signer::first(&pem.key).map(Arc::new),
             server: Arc::new(server_config(&trust, &key, every_alpn)),
             server_without_alpn: Arc::new(server_config(&trust, &key, Vec::new())),
             client: Arc::new(client_config(&trust, &key, &identity)),
@@ -164,6 +167,11 @@ impl Credentials {
     /// The CRLs in use.
     pub fn crls(&self) -> &[CrlInfo] {
         &self.crls
+    }
+
+    /// The gateway's key as one that signs; none where it is not on P-256.
+    pub fn signer(&self) -> Option<&Arc<Signer>> {
+        self.signer.as_ref()
     }
 
     /// What an operator should know though it keeps nothing from working, each a sentence that names the file.

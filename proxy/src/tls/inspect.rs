@@ -13,10 +13,11 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::error::X509Error;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::num_bigint::BigUint;
+use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::time::ASN1Time;
-use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
+use x509_parser::x509::{AttributeTypeAndValue, SubjectPublicKeyInfo, X509Name};
 
 use super::pem::Unreadable;
 use super::provider::sha256;
@@ -215,6 +216,34 @@ pub(super) fn is_issued_under_name_of(der: &[u8], issuer: &[u8]) -> bool {
     }
 }
 
+/// The subject of a certificate as RFC 4514 writes it, the last part first, in printable ASCII. Whatever is not a letter, a
+/// digit or one of a few harmless marks is written as `\\` and two hexadecimal digits, so that neither a quote nor a comma
+/// nor a backslash at the end can mean anything to whoever reads it inside something else. Empty for most workloads, and
+/// where it is longer than any honest one.
+pub fn subject(der: &[u8]) -> String {
+    const MAX_BYTES: usize = 1024;
+    let Ok((_, x509)) = X509Certificate::from_der(der) else { return String::new() };
+    let attribute = |attribute: &AttributeTypeAndValue<'_>| {
+        let oid = attribute.attr_type();
+        let kind = oid2abbrev(oid, oid_registry()).map_or_else(|_| oid.to_id_string(), str::to_owned);
+        let value = attribute.attr_value().data.iter().fold(String::new(), |mut text, byte| {
+            let plain = byte.is_ascii_alphanumeric() || b" -._:/@()*'".contains(byte);
+            // A space at either end would be lost on the way.
+            let _ = match plain && !(*byte == b' ' && text.is_empty()) {
+                true => write!(text, "{}", char::from(*byte)),
+                false => write!(text, "\\{byte:02X}"),
+            };
+            text
+        });
+        let value = value.strip_suffix(' ').map_or_else(|| value.clone(), |text| format!("{text}\\20"));
+        format!("{kind}={value}")
+    };
+    let mut parts: Vec<String> =
+        x509.subject().iter_rdn().map(|rdn| rdn.iter().map(attribute).collect::<Vec<_>>().join("+")).collect();
+    parts.reverse();
+    Some(parts.join(",")).filter(|text| text.len() <= MAX_BYTES).unwrap_or_default()
+}
+
 /// SHA-256 of a public key, in hexadecimal digits.
 pub(super) fn key_fingerprint(der: &[u8]) -> String {
     hex(&sha256(der))
@@ -352,7 +381,7 @@ mod tests {
     proptest! {
         #[test]
         fn strangers_bytes_never_panic(der in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (certificate(&der), crl(&der), request(&der), revoked(&der), describe(&der));
+            let _ = (certificate(&der), crl(&der), request(&der), revoked(&der), describe(&der), subject(&der));
         }
     }
 

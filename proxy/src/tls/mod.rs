@@ -17,6 +17,7 @@ pub mod mint;
 pub mod pem;
 mod provider;
 pub mod server;
+pub mod sign;
 mod verifier;
 pub mod verify;
 
@@ -45,6 +46,9 @@ pub type Live = ArcSwap<Credentials>;
 
 /// One certificate in DER.
 pub type Der = rustls_pki_types::CertificateDer<'static>;
+
+/// SHA-256 of a certificate.
+pub type Fingerprint = [u8; 32];
 
 /// A peer's chain as it was presented, the leaf first.
 pub type Chain = Arc<[Der]>;

@@ -16,9 +16,9 @@ use rustls::PeerIncompatible;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
-use super::verifier::{REFUSED, Refused};
+use super::verifier::{AUTHORITIES, REFUSED, Refused};
 use super::verify::{self, Reason};
-use super::{Alpn, Chain, Credentials, ServerStream, Settings, Sni, inspect};
+use super::{Alpn, Chain, Credentials, Fingerprint, ServerStream, Settings, Sni, inspect};
 use crate::addr::Name;
 use crate::fault::{Fault, Refusal};
 use crate::identity::Identity;
@@ -50,6 +50,8 @@ pub struct Peer {
     pub chain: Chain,
     /// When its own certificate ends.
     pub not_after: SystemTime,
+    /// The CAs that vouch for it, from its issuer to the root: the way that was verified, not what was presented.
+    pub authorities: Box<[Fingerprint]>,
 }
 
 /// Shakes hands with a peer that must say who it is.
@@ -119,16 +121,16 @@ where
     let acceptor = TlsAcceptor::from(Arc::clone(credentials.server_config(settings.alpn)));
     let hello_bytes = hello.len();
     let stream = Rewind::new(hello.freeze(), stream);
-    let (result, refused) = REFUSED
-        .scope(Cell::new(None), async {
-            let result = acceptor.accept(stream).await;
-            (result, REFUSED.with(Cell::take))
-        })
-        .await;
+    let shake = async {
+        let result = acceptor.accept(stream).await;
+        (result, REFUSED.with(Cell::take), AUTHORITIES.with(Cell::take))
+    };
+    let shake = REFUSED.scope(Cell::new(None), AUTHORITIES.scope(Cell::default(), shake));
+    let (result, refused, authorities) = shake.await;
     let stream = result.map_err(|error| Error::from_handshake(error, refused, hello_bytes))?;
     let (_, session) = stream.get_ref();
     let alpn = Alpn::agreed(session.alpn_protocol());
-    let peer = session.peer_certificates().map_or(Shown::Nothing, shown);
+    let peer = session.peer_certificates().map_or(Shown::Nothing, |chain| shown(chain, authorities));
     Ok(Accepted { stream, peer, sni, alpn })
 }
 
@@ -158,11 +160,11 @@ where
 }
 
 /// What an accepted chain says of its holder.
-fn shown(chain: &[super::Der]) -> Shown {
+fn shown(chain: &[super::Der], authorities: Box<[Fingerprint]>) -> Shown {
     let Some(leaf) = chain.first() else { return Shown::Nothing };
     match (verify::identity(leaf), inspect::certificate(leaf)) {
         (Some(identity), Ok(certificate)) => {
-            Shown::Peer(Peer { identity, chain: chain.into(), not_after: certificate.not_after })
+            Shown::Peer(Peer { identity, chain: chain.into(), not_after: certificate.not_after, authorities })
         }
         _ => Shown::Nameless(inspect::describe(leaf)),
     }

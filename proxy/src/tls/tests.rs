@@ -556,3 +556,33 @@ fn openssl(args: &[&str], input: &[u8]) -> Vec<u8> {
     assert!(output.status.success(), "openssl {args:?}");
     output.stdout
 }
+
+#[tokio::test]
+async fn a_client_is_vouched_for_by_the_way_that_was_verified_and_not_by_what_it_presents() {
+    let (west, north) = (Ca::new("root"), Ca::new("elsewhere"));
+    let gateway = load(&west.pem(&west.leaf(&[GATEWAY]), &[&west.anchor, &north.anchor]));
+    // A client of west that adds north's issuer, which anybody can have a copy of.
+    let leaf = west.leaf(&[WEB]);
+    let mut pem = west.pem(&leaf, &[&west.anchor]);
+    pem.chain = File::new("tls.crt", leaf.cert_pem() + &north.issuer.cert_pem() + &west.issuer.cert_pem());
+    let (_, served) = meet(&load(&pem), &gateway).await;
+    let fingerprint = |ca: &Authority| ca.about().fingerprint.clone();
+    let hex = |one: &Fingerprint| one.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let authorities: Vec<String> = served.expect("accepted").peer.authorities.iter().map(hex).collect();
+    assert_eq!(authorities, [fingerprint(&west.issuer), fingerprint(&west.anchor)]);
+}
+
+#[test]
+fn subjects_hold_nothing_that_means_something_elsewhere() {
+    for (common_name, want) in [
+        ("gateway", "CN=gateway"),
+        ("a,b=c;d\"e\\", "CN=a\\2Cb\\3Dc\\3Bd\\22e\\5C"),
+        (" x ", "CN=\\20x\\20"),
+        ("\u{e9}", "CN=\\C3\\A9"),
+    ] {
+        let anchor = mint::anchor(common_name, valid()).expect("an anchor");
+        assert_eq!(inspect::subject(anchor.der()), want);
+    }
+    assert_eq!(inspect::subject(&Ca::new("root").leaf(&[WEB]).der), "", "as workloads have it");
+    assert_eq!(inspect::subject(b"nonsense"), "");
+}

@@ -1,7 +1,8 @@
 //! What the library calls in the middle of a handshake: `verify`, in the shape that it wants.
 //!
-//! **In** a peer's chain. **Out** yes, or an alert. The library passes on no more than the alert, so the [`Reason`] and
-//! what the certificate says of itself are left in [`REFUSED`] for the handshake that is under way.
+//! **In** a peer's chain. **Out** yes, or an alert. The library passes on no more than that, so the [`Reason`] and what the
+//! certificate says of itself are left in [`REFUSED`] for the handshake that is under way, and a client's CAs in
+//! [`AUTHORITIES`].
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::provider::provider;
+use super::provider::{provider, sha256};
 use super::verify::{Reason, Side, Trust, system_time};
-use super::{Chain, inspect};
+use super::{Chain, Der, Fingerprint, inspect};
 use crate::identity::Identity;
 
 /// A certificate that was refused: why, and what it said of itself.
@@ -27,6 +28,9 @@ pub(super) struct Refused {
 tokio::task_local! {
     /// Where a verifier leaves its reason for the handshake that it is called from: the library passes on an alert only.
     pub(super) static REFUSED: Cell<Option<Refused>>;
+
+    /// Where the verifier of clients leaves the CAs that it went by, from the issuer to the root.
+    pub(super) static AUTHORITIES: Cell<Box<[Fingerprint]>>;
 }
 
 /// Leaves the reason behind and gives the library what it needs.
@@ -58,8 +62,14 @@ impl ClientCertVerifier for ClientVerifier {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        match self.0.check(&whole(leaf, others), Side::Client, system_time(now)) {
-            Ok(()) => Ok(ClientCertVerified::assertion()),
+        match self.0.path(&whole(leaf, others), Side::Client, system_time(now)) {
+            Ok(way) => {
+                // What a peer presents may hold more than the way to its root, so only the way itself counts.
+                let fingerprint = |ca: &Der| Fingerprint::try_from(sha256(ca)).ok();
+                let authorities = way.iter().skip(1).filter_map(fingerprint).collect();
+                let _ = AUTHORITIES.try_with(|slot| slot.set(authorities));
+                Ok(ClientCertVerified::assertion())
+            }
             Err(reason) => Err(refuse(leaf, others, reason)),
         }
     }

@@ -47,6 +47,34 @@ pub fn names_us<'a>(values: impl IntoIterator<Item = &'a HeaderValue>, own: &Ide
     })
 }
 
+/// What may be carried on of values that a client wrote: who relayed the request, one line for each, and nothing else.
+/// Who it was for, under which host and by which protocol is for proxies to say; but without the relays' names a circle
+/// through another gateway would go unseen. The last [`MAX_HOPS`] are kept: those before them were there first, and a
+/// circle comes round to the last ones.
+pub fn relays<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<HeaderValue> {
+    let mut found: Vec<HeaderValue> = Vec::new();
+    for value in values {
+        // Both readings, as in `names_us`: what the next gateway would see, it must still see.
+        for quotes in [true, false] {
+            for (key, by) in (Pairs { rest: value.as_bytes(), quotes }) {
+                let plain = |byte: &u8| byte.is_ascii_graphic() && !b"\"\\".contains(byte);
+                if key.eq_ignore_ascii_case(b"by") && !by.is_empty() && by.len() <= 2048 && by.iter().all(plain) {
+                    let quote: &[u8] = if by.iter().any(|byte| b";,=".contains(byte)) { b"\"" } else { b"" };
+                    let line = [b"by=", quote, &*by, quote].concat();
+                    found.extend(HeaderValue::from_bytes(&line).ok().filter(|line| !found.contains(line)));
+                    if found.len() > MAX_HOPS {
+                        found.remove(0);
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// How many relays are remembered. A request that went through more gateways than this goes round in no small circle.
+pub const MAX_HOPS: usize = 16;
+
 /// The parameters of all elements of a header value, in order, unquoted.
 pub fn pairs(value: &[u8]) -> Pairs<'_> {
     Pairs { rest: value, quotes: true }
@@ -165,6 +193,22 @@ mod tests {
         let odd = HeaderValue::from_bytes(format!("for=\u{e9};by={GATEWAY}").as_bytes()).expect("a value");
         assert!(names_us([&HeaderValue::from_static("x"), &odd], &own));
         assert!(!names_us([], &own));
+    }
+
+    #[test]
+    fn of_what_a_client_wrote_only_the_relays_are_carried_on() {
+        let kept = |values: &[&str]| -> Vec<String> {
+            let values: Vec<HeaderValue> = values.iter().map(|v| HeaderValue::try_from(*v).expect("a value")).collect();
+            relays(&values).iter().map(|v| v.to_str().expect("ASCII").to_owned()).collect()
+        };
+        assert!(kept(&["for=admin;host=x;proto=http", "nonsense", "by=", "by=\"a b\""]).is_empty());
+        assert_eq!(kept(&["by=\"a;b\""]), ["by=\"a;b\"", "by=a"]);
+        assert_eq!(kept(&["for=x;by=a.b, for=y;BY=\"c.d\";host=z", "by=a.b"]), ["by=a.b", "by=c.d"]);
+        // A stray quote hides nothing from the next gateway either.
+        assert_eq!(kept(&[&format!("for=\", by={GATEWAY};for=x")]), [format!("by={GATEWAY}")]);
+        let many: Vec<String> = (0..100).map(|n| format!("by=g{n}")).collect();
+        let many = kept(&[&many.join(",")]);
+        assert_eq!((many.len(), many.last().map(String::as_str)), (MAX_HOPS, Some("by=g99")));
     }
 
     #[test]

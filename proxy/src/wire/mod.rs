@@ -4,8 +4,10 @@
 //! the reason why no further byte can help. **Refuses** whatever a strict reader of the standard would. No IO, no clock,
 //! no memory beyond what was handed in: these parsers read what strangers send, and each has a fuzz target.
 
+pub mod client_cert;
 pub mod client_hello;
 pub mod forwarded;
+pub mod forwarded_for;
 pub mod http1_guard;
 pub mod preface;
 pub mod proxy_header;

@@ -13,11 +13,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::HeaderName;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
+use super::{headers, identify};
 use crate::balance::{Failure, Guard};
 use crate::connect::Streamed;
 use crate::gateway::paced::Pacer;
@@ -83,7 +85,12 @@ impl http_body::Body for Body {
             },
             Source::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
-        let Poll::Ready(frame) = polled else { return Poll::Pending };
+        let Poll::Ready(mut frame) = polled else { return Poll::Pending };
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::clean_trailers(trailers);
+        }
         match &frame {
             Some(Ok(frame)) => {
                 self.pacer.moved(frame.data_ref().map_or(0, Bytes::len));
@@ -163,10 +170,17 @@ struct Shared {
     received: Rc<Cell<u64>>,
     gate: Option<Arc<Gate>>,
     pacer: RefCell<Pacer>,
+    /// The field of the client's assertion, which trailers may not hold either.
+    assertion: HeaderName,
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, received: Rc<Cell<u64>>, gate: Option<Arc<Gate>>, pacer: Pacer) -> Self {
+    pub(crate) fn new(
+        incoming: Incoming,
+        received: Rc<Cell<u64>>,
+        gate: Option<Arc<Gate>>,
+        (pacer, assertion): (Pacer, HeaderName),
+    ) -> Self {
         if incoming.is_end_stream() {
             return Self(None);
         }
@@ -177,6 +191,7 @@ impl RequestBody {
             received,
             gate,
             pacer: RefCell::new(pacer),
+            assertion,
         })))
     }
 
@@ -207,8 +222,8 @@ impl http_body::Body for RequestBody {
             return Poll::Pending;
         }
         ready!(shared.pacer.borrow_mut().poll_ready(cx));
-        let polled = Pin::new(&mut *shared.incoming.borrow_mut()).poll_frame(cx);
-        match &polled {
+        let mut polled = Pin::new(&mut *shared.incoming.borrow_mut()).poll_frame(cx);
+        match &mut polled {
             Poll::Pending => {}
             Poll::Ready(None) => shared.touched.set(true),
             Poll::Ready(Some(Ok(frame))) => {
@@ -216,6 +231,9 @@ impl http_body::Body for RequestBody {
                 if let Some(data) = frame.data_ref() {
                     shared.received.set(shared.received.get() + data.len() as u64);
                     shared.pacer.borrow_mut().moved(data.len());
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    headers::clean_trailers(trailers);
+                    identify::clean_trailers(trailers, &shared.assertion);
                 }
             }
             Poll::Ready(Some(Err(_))) => {

@@ -1,41 +1,50 @@
 //! Field lines between hops: what is taken off, what is put on.
 //!
 //! **In** a request or response head. **Out** the same, fit for the next hop: hop-by-hop fields gone (RFC 9110 §7.6.1,
-//! RFC 9113 §8.2.2), `host` and `:authority` by the rules of §7.2, identity fields set by us and by nobody else.
-//! (Linkerd wire document §4.5, §4.7.)
+//! RFC 9113 §8.2.2), `host` and `:authority` by the rules of §7.2. What says who called is `identify.rs`'s.
+//! (Linkerd wire document §4.7.)
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 
 use crate::addr::Target;
-use crate::identity::Identity;
-use crate::wire::forwarded;
 
 pub(super) const L5D_CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
 pub(super) const L5D_DST_CANONICAL: HeaderName = HeaderName::from_static("l5d-dst-canonical");
 pub(super) const L5D_ORIG_PROTO: HeaderName = HeaderName::from_static("l5d-orig-proto");
 const L5D_PROXY_CONNECTION: HeaderName = HeaderName::from_static("l5d-proxy-connection");
 const L5D_PROXY_ERROR: HeaderName = HeaderName::from_static("l5d-proxy-error");
-const L5D_REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// Removes the fields that `connection` names, before the policy looks: what the endpoint will not see must not decide. The
+/// fields that are known as hop-by-hop stay until [`strip_hop_by_hop`], as rules may be about them.
+pub(super) fn strip_named(headers: &mut HeaderMap) {
+    let kept =
+        [HOST, CONTENT_LENGTH, TE, FORWARDED, KEEP_ALIVE, PROXY_CONNECTION, UPGRADE, TRANSFER_ENCODING, HTTP2_SETTINGS];
+    for name in named_by_connection(headers) {
+        if !kept.contains(&name) && name != CONNECTION {
+            headers.remove(name);
+        }
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
+}
+
 /// Removes what is meant for one connection only. `te: trailers` survives, as gRPC depends on it.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            // Framing and routing must not be taken away by naming them here; `te` is judged below.
-            .filter(|name| ![HOST, CONTENT_LENGTH, TE].contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
+        // Framing, routing and the way a request came must not be taken away by naming them here; `te` is judged below.
+        for name in named_by_connection(headers) {
+            if ![HOST, CONTENT_LENGTH, TE, FORWARDED].contains(&name) {
+                headers.remove(name);
+            }
         }
         headers.remove(CONNECTION);
     }
@@ -52,24 +61,27 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Puts on a request what tells the backend who called, and takes off what a client may not say of itself.
-pub(super) fn identify(headers: &mut HeaderMap, own: &Identity, client: &Identity, target: &Target) {
-    headers.remove(L5D_REQUIRE_ID);
-    if let Ok(value) = HeaderValue::from_str(client.as_str()) {
-        headers.insert(L5D_CLIENT_ID, value);
-    } else {
-        headers.remove(L5D_CLIENT_ID);
+/// Removes from trailers what only a head may say. What says who called is `identify.rs`'s.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in [CONTENT_LENGTH, HOST, TE] {
+        trailers.remove(name);
     }
-    if let Ok(value) = HeaderValue::try_from(target.to_string()) {
-        headers.insert(L5D_DST_CANONICAL, value);
-    }
-    headers.append(http::header::FORWARDED, forwarded::element(own, client, target));
 }
 
 /// `name`, or `name:port` unless the port is 80, as Linkerd writes `host` towards HTTP/1 backends.
 pub(super) fn host_of(target: &Target) -> HeaderValue {
     let text = if target.port == 80 { target.name.to_string() } else { target.to_string() };
     HeaderValue::try_from(text).expect("a validated name is a valid field value")
+}
+
+/// HTTP/2 lets equal lengths stand side by side; HTTP/1 gets one, as two are how requests are smuggled.
+pub(super) fn one_length(headers: &mut HeaderMap) {
+    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
+        && let Some(length) = headers.get(CONTENT_LENGTH).cloned()
+    {
+        headers.insert(CONTENT_LENGTH, length);
+    }
 }
 
 /// HTTP/2 may carry cookies in several field lines; HTTP/1 knows one (RFC 9113 §8.2.3).
@@ -128,22 +140,5 @@ mod tests {
         let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
         join_cookies(&mut headers);
         assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
-    }
-
-    #[test]
-    fn a_client_cannot_say_who_it_is() {
-        let client = Identity::parse("web.shop.serviceaccount.identity").unwrap();
-        let own = Identity::parse("gateway.mc.serviceaccount.identity").unwrap();
-        let target = Target::parse("web.ns.svc.cluster.local:8080", 80).unwrap();
-        let mut headers = map(&[("l5d-client-id", "admin"), ("l5d-client-id", "root"), ("l5d-require-id", "x")]);
-        identify(&mut headers, &own, &client, &target);
-        assert_eq!(headers.get_all("l5d-client-id").iter().count(), 1);
-        assert_eq!(headers["l5d-client-id"], "web.shop.serviceaccount.identity");
-        assert_eq!(headers["l5d-dst-canonical"], "web.ns.svc.cluster.local:8080");
-        assert_eq!(
-            headers["forwarded"],
-            "by=gateway.mc.serviceaccount.identity;for=web.shop.serviceaccount.identity;host=web.ns.svc.cluster.local:8080;proto=https"
-        );
-        assert!(!headers.contains_key("l5d-require-id"));
     }
 }

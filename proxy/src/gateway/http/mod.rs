@@ -11,6 +11,7 @@ pub(crate) mod body;
 pub(crate) mod exchange;
 mod guarded;
 mod headers;
+pub mod identify;
 mod request;
 pub(super) mod session;
 mod upgrade;
@@ -90,7 +91,7 @@ impl Default for Settings {
             max_streams: 1024,
             stream_window_bytes: 256 * 1024,
             connection_window_bytes: 1024 * 1024,
-            max_send_buffer_bytes: 256 * 1024,
+            max_send_buffer_bytes: 64 * 1024,
             max_pending_resets: 20,
             max_local_resets: 1024,
             keepalive_interval: Some(Duration::from_secs(10)),
@@ -144,8 +145,9 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(None) // the session's own clock tells a slow head from an idle connection
         .max_headers(settings.max_headers)
-        .max_buf_size((settings.max_header_bytes as usize).max(MIN_HTTP1_BUFFER) + 4096)
-        .pipeline_flush(true);
+        // Not `pipeline_flush`: a response would wait in hyper's buffer for as long as bytes of what follows the request
+        // are there, be it half a request or the first bytes behind a CONNECT.
+        .max_buf_size((settings.max_header_bytes as usize).max(MIN_HTTP1_BUFFER) + 4096);
     let session = start.session(Some(framing.clone()));
     let io = TokioIo::new(Guarded::new(stream, framing.clone()));
     let served = Rc::clone(&session);

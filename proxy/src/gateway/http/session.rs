@@ -8,10 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Start;
 use super::guarded::Framing;
+use super::identify::{Caller, Known, Pen};
+use crate::addr::Target;
 use crate::detect::Naming;
 use crate::gateway::Gateway;
 use crate::gateway::census::Entry;
@@ -29,6 +32,7 @@ pub(crate) struct HttpSession {
     pub(crate) trust: Trust,
     /// Present on HTTP/1.
     pub(super) framing: Option<Framing>,
+    known: Known,
     census: Entry,
     active: Cell<u32>,
     opened: Instant,
@@ -62,11 +66,22 @@ impl HttpSession {
             naming,
             trust,
             framing,
+            known: Known::default(),
             census,
             active: Cell::new(0),
             opened: now,
             idle_since: Cell::new(now),
         }
+    }
+
+    /// Puts on a request what tells the backend who called, and takes off what its client may not say of itself.
+    pub(super) fn identify(&self, target: &Target, headers: &mut HeaderMap) {
+        let gateway = &self.gateway;
+        let credentials = gateway.credentials.load();
+        let assertions = gateway.assertions.as_deref();
+        let pen = Pen { settings: &gateway.identify, credentials: &credentials, assertions };
+        let caller = Caller { identity: &self.client, peer: &self.peer, leaf: self.trust.leaf() };
+        self.known.write(pen, caller, target, headers);
     }
 
     pub(super) fn request_started(&self) {

@@ -22,7 +22,7 @@ fn a_request_as_json() {
         text(&record, Format::Json),
         "{\"time\":\"2026-05-28T20:26:40.123456Z\",\"kind\":\"request\",\"outcome\":\"served\",\
          \"client_addr\":\"192.0.2.7:40123\",\"client_identity\":\"web.shop.serviceaccount.identity.west\",\
-         \"sni\":\"gateway.example\",\"protocol\":\"http/2\",\"target\":\"cart.shop:80\",\"endpoint\":\"10.0.0.1:8080\",\
+         \"client_namespace\":\"shop\",\"client_service_account\":\"web\",\"sni\":\"gateway.example\",\"protocol\":\"http/2\",\"target\":\"cart.shop:80\",\"endpoint\":\"10.0.0.1:8080\",\
          \"rule\":\"shop\",\"method\":\"GET\",\"path\":\"/cart\",\"status\":200,\"user_agent\":\"curl/8\",\
          \"bytes_received\":10,\"bytes_sent\":2000,\"duration_us\":7000,\"authorise_us\":3,\"relay_us\":7000}\n"
     );
@@ -38,9 +38,24 @@ fn a_refused_connection_as_text() {
     assert_eq!(
         text(&record, Format::Text),
         "time=2026-05-28T20:26:40.123456Z kind=connection outcome=refused stage=tls code=tls.untrusted fault=client \
-         client_addr=192.0.2.7:40123 client_identity=web.shop.serviceaccount.identity.west sni=gateway.example \
+         client_addr=192.0.2.7:40123 client_identity=web.shop.serviceaccount.identity.west client_namespace=shop client_service_account=web sni=gateway.example \
          rule=\"the rule\" bytes_received=10 bytes_sent=2000 duration_us=7000 authorise_us=3 relay_us=7000\n"
     );
+}
+
+#[test]
+fn a_client_is_told_by_cluster_namespace_and_account() {
+    let shown = |identity: &str, cluster: Option<&str>| {
+        let mut record = samples::request(identity, "cart.shop:80", 200);
+        record.peer = Arc::new(Peer { cluster: cluster.map(Into::into), ..Peer::clone(&record.peer) });
+        let line: serde_json::Value = serde_json::from_str(&text(&record, Format::Json)).expect("JSON");
+        ["client_cluster", "client_namespace", "client_service_account"]
+            .map(|key| line[key].as_str().map(str::to_owned))
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(shown(WEB, Some("west")), [some("west"), some("shop"), some("web")]);
+    assert_eq!(shown("spiffe://west/ns/shop/sa/web", None), [None, some("shop"), some("web")]);
+    assert_eq!(shown("spiffe://west/web", Some("west")), [some("west"), None, None]);
 }
 
 #[test]

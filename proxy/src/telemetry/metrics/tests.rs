@@ -52,9 +52,9 @@ fn shards_add_up() {
             "isthmus_balance_ejections_total{} 2",
             "isthmus_relay_panics_total{} 2",
             "isthmus_refusals_total{stage=\"authorise\",code=\"authorise.denied\",fault=\"policy\"} 2",
-            "isthmus_relay_requests_total{service=\"cart.shop.svc.cluster.local:80\",client_namespace=\"shop\",\
+            "isthmus_relay_requests_total{service=\"cart.shop.svc.cluster.local:80\",client_cluster=\"\",client_namespace=\"shop\",\
              client=\"web\",protocol=\"http/2\",status=\"200\",grpc_status=\"\"} 2",
-            "isthmus_relay_requests_total{service=\"other\",client_namespace=\"shop\",\
+            "isthmus_relay_requests_total{service=\"other\",client_cluster=\"\",client_namespace=\"shop\",\
              client=\"web\",protocol=\"http/2\",status=\"403\",grpc_status=\"\"} 2",
             "isthmus_relay_bytes_total{direction=\"sent\",service=\"cart.shop.svc.cluster.local:80\"} 4000",
             "isthmus_relay_request_seconds_count{service=\"cart.shop.svc.cluster.local:80\",protocol=\"http/2\"} 2",
@@ -79,9 +79,9 @@ fn connections_and_their_bytes() {
     assert_lines(
         &page,
         &[
-            "isthmus_relay_connections_total{protocol=\"http/2\",service=\"db.shop:5432\",client_namespace=\"shop\",\
+            "isthmus_relay_connections_total{protocol=\"http/2\",service=\"db.shop:5432\",client_cluster=\"\",client_namespace=\"shop\",\
              client=\"web\",outcome=\"served\"} 1",
-            "isthmus_relay_connections_total{protocol=\"opaque\",service=\"db.shop:5432\",client_namespace=\"shop\",\
+            "isthmus_relay_connections_total{protocol=\"opaque\",service=\"db.shop:5432\",client_cluster=\"\",client_namespace=\"shop\",\
              client=\"web\",outcome=\"abandoned\"} 1",
             "isthmus_relay_bytes_total{direction=\"received\",service=\"db.shop:5432\"} 10",
         ],
@@ -99,6 +99,26 @@ fn identities_with_equal_labels_make_one_series() {
     let page = metrics.render(true);
     let lines: Vec<_> = page.lines().filter(|line| line.starts_with("isthmus_relay_requests_total")).collect();
     assert!(lines.len() == 1 && lines[0].ends_with(" 3"), "{lines:?}");
+}
+
+#[test]
+fn clusters_tell_clients_of_one_name_apart() {
+    let metrics = Metrics::new(Settings::default());
+    let worker = metrics.front();
+    for cluster in ["west", "north", "west"] {
+        let mut record = samples::request(WEB, "cart.shop:80", 200);
+        let peer = crate::record::Peer::clone(&record.peer);
+        record.peer = Arc::new(crate::record::Peer { cluster: Some(cluster.into()), ..peer });
+        worker.closed(&record);
+    }
+    let page = metrics.render(true);
+    assert!(page.contains("client_cluster=\"west\",client_namespace=\"shop\",client=\"web\""), "{page}");
+    let count = |cluster: &str| {
+        let label = format!("client_cluster=\"{cluster}\"");
+        let mut lines = page.lines().filter(|l| l.starts_with("isthmus_relay_requests_total") && l.contains(&label));
+        lines.next().and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+    };
+    assert_eq!((count("west"), count("north")), (Some(2), Some(1)));
 }
 
 #[test]
