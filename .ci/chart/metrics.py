@@ -22,6 +22,7 @@ class Families:
             for name, labels in re.findall(r"^([a-z_]+)\{(.*)\} \S+$", page, re.M):
                 self.labels.setdefault(name, set()).update(re.findall(r"([a-z_]+)=\"", labels))
                 self.labels[name].add("")
+        self.codes = (root / "docs/refusals.md").read_text()
         # A family that nothing here made count: its labels are words of the source.
         self.source = (root / "proxy/src/telemetry/metrics.rs").read_text()
 
@@ -34,8 +35,11 @@ class Families:
         known = set(ADDED)
         for name, matched in selectors:
             assert name in self.labels, f"there is no {name}"
-            for label in matched - ADDED:
-                self.has(name, label)
+            for label, wanted in matched.items():
+                if label not in ADDED:
+                    self.has(name, label)
+                for code in re.findall(r"[a-z]+\.[a-z_]+", wanted if label in ("code", "result") else ""):
+                    assert f"`{code}`" in self.codes, f"there is no refusal {code}"
             known |= self.labels[name]
         for label in (grouped | shown) - known:
             assert any(self.has(name, label, say=False) for name, _ in selectors), f"none of {[n for n, _ in selectors]} has {label}"
@@ -60,7 +64,7 @@ def walk(node, selectors, grouped):
     if isinstance(node, promql_parser.MatrixSelector):
         node = node.vector_selector
     if isinstance(node, promql_parser.VectorSelector):
-        selectors.append((node.name, {matcher.name for matcher in node.matchers.matchers}))
+        selectors.append((node.name, {matcher.name: matcher.value for matcher in node.matchers.matchers}))
         return
     if isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
         grouped.update(node.modifier.labels)
