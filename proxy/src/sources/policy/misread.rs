@@ -63,9 +63,24 @@ fn told(error: &Error, text: &str) -> Misread {
             (path.to_owned(), format!("{found}: not {expected}"))
         }
         Error::DuplicateMappingKey { .. } => (path.to_owned(), "this key stands here twice".to_owned()),
-        other => (path.to_owned(), without_place(&other.to_string())),
+        other => {
+            let message = without_place(&other.to_string());
+            match right_syntax(&message) {
+                Some(right) => (path.to_owned(), format!("{found}: not {right}")),
+                None => (path.to_owned(), message),
+            }
+        }
     };
     Misread { place, field, message }
+}
+
+/// What the standard library calls a syntax, as an operator would write it.
+fn right_syntax(message: &str) -> Option<&'static str> {
+    match message {
+        "invalid socket address syntax" => Some("an address and a port, such as 127.0.0.1:4143 or '[::]:4143'"),
+        "invalid IP address syntax" => Some("a network, such as 10.0.0.0/8"),
+        _ => None,
+    }
 }
 
 fn unknown_field(field: &str, expected: &[&'static str]) -> String {
