@@ -10,6 +10,7 @@
 //! Unlike that mirror's, no connection outlives a failed probe.
 
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,7 +32,8 @@ pub trait Dial: Send + Sync {
     /// A stream that is ready for HTTP: after the handshake, where there is one.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Opens one. `progress` is told of each step as it begins, so that a timeout can say what it interrupted.
+    /// Opens one. `progress` is told of each step as it begins, so that a timeout can say what it interrupted; the stream may
+    /// keep it, for what it has to say later.
     fn dial(&self, addr: &str, progress: &Progress) -> impl Future<Output = Result<Self::Stream, DialError>> + Send;
 }
 
@@ -45,20 +47,39 @@ pub struct DialError {
     pub message: String,
 }
 
-/// Which step a probe is at.
+/// Which step a probe is at. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<At>);
+
 #[derive(Debug, Default)]
-pub struct Progress(AtomicU8);
+struct At {
+    step: AtomicU8,
+    late: Mutex<Option<DialError>>,
+}
 
 impl Progress {
     /// The step begins.
     pub fn enter(&self, step: Step) {
-        self.0.store(step as u8, Ordering::Relaxed);
+        self.0.step.store(step as u8, Ordering::Relaxed);
+    }
+
+    /// What the stream has to say of a failure, rather than whoever met it: in TLS 1.3 a server's no to a certificate comes
+    /// after the handshake, and to HTTP it is only a broken connection.
+    pub fn fail(&self, error: DialError) {
+        *self.0.late.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 
     fn step(&self) -> Step {
-        let reached = self.0.load(Ordering::Relaxed);
+        let reached = self.0.step.load(Ordering::Relaxed);
         let all = [Step::Name, Step::Connect, Step::Tls, Step::Http, Step::Status];
         all.into_iter().find(|step| *step as u8 == reached).unwrap_or(Step::Status)
+    }
+
+    fn failure(&self, met: Failure) -> Failure {
+        match self.0.late.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(DialError { step, message }) => Failure::new(step, message),
+            None => met,
+        }
     }
 }
 
@@ -145,6 +166,17 @@ impl<D: Dial> Prober<D> {
         }
     }
 
+    /// Probes so often, with the pauses in between that [`run`](Self::run) makes.
+    pub async fn times(mut self, count: u32) {
+        for round in 0..count {
+            if round > 0 || !self.settings.first_at_once {
+                self.pause().await;
+            }
+            let result = self.probe().await;
+            self.status.note(result, self.settings.failure_threshold);
+        }
+    }
+
     /// Probes once: how long it took, or why it failed. What is known of the gateway stays as it was.
     pub async fn probe(&mut self) -> Result<Duration, Failure> {
         let progress = Progress::default();
@@ -157,7 +189,7 @@ impl<D: Dial> Prober<D> {
                 self.connection = Some(connection);
                 Ok(started.elapsed())
             }
-            Ok(Err(failure)) => Err(failure),
+            Ok(Err(failure)) => Err(progress.failure(failure)),
             Err(_) => Err(Failure::new(progress.step(), format!("timed out after {:?}", self.settings.timeout))),
         }
     }
@@ -190,7 +222,10 @@ async fn attempt<D: Dial>(
     };
     progress.enter(Step::Http);
     let request = request(target, mode).map_err(|error| Failure::new(Step::Http, error.to_string()))?;
-    let response = connection.send(request).await.map_err(|error| http_failure(&error))?;
+    let response = match connection.send(request).await {
+        Ok(response) => response,
+        Err(error) => return Err(connection.failure(error).await),
+    };
     let status = response.status();
     if status != StatusCode::OK {
         // That the answer is no is known already: a body that does not end must not turn it into a timeout.
@@ -244,7 +279,7 @@ const AGENT: &str = concat!("isthmus-probe/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug)]
 struct Connection {
     sender: Sender,
-    _driver: JoinSet<()>,
+    driver: JoinSet<Result<(), hyper::Error>>,
 }
 
 #[derive(Debug)]
@@ -260,22 +295,21 @@ impl Connection {
     {
         let io = TokioIo::new(stream);
         let mut driver = JoinSet::new();
-        // How a connection ends is told by the request on it, or does not matter.
         let sender = match mode {
             Mode::Http1 => {
                 let (sender, connection) = http1::handshake(io).await?;
-                driver.spawn(async move { drop(connection.await) });
+                driver.spawn(connection);
                 Sender::Http1(sender)
             }
             Mode::Http2 => {
                 let mut builder = http2::Builder::new(TokioExecutor::new());
                 builder.timer(TokioTimer::new());
                 let (sender, connection) = builder.handshake(io).await?;
-                driver.spawn(async move { drop(connection.await) });
+                driver.spawn(connection);
                 Sender::Http2(sender)
             }
         };
-        Ok(Self { sender, _driver: driver })
+        Ok(Self { sender, driver })
     }
 
     async fn is_usable(&mut self) -> bool {
@@ -283,6 +317,17 @@ impl Connection {
             Sender::Http1(sender) => sender.ready().await.is_ok(),
             Sender::Http2(sender) => sender.ready().await.is_ok(),
         }
+    }
+
+    /// What a failed request tells; or, where it only tells that the connection is gone, what the connection ended of.
+    async fn failure(&mut self, error: hyper::Error) -> Failure {
+        if error.is_canceled() || error.is_closed() {
+            let ended = timeout(REASON_TIMEOUT, self.driver.join_next()).await;
+            if let Ok(Some(Ok(Err(cause)))) = ended {
+                return http_failure(&cause);
+            }
+        }
+        http_failure(&error)
     }
 
     async fn send(

@@ -132,6 +132,15 @@ pub struct Request {
     pub retries: u32,
 }
 
+/// What a policy that is only audited would have refused, and by which rule.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Audit {
+    /// The code of the refusal.
+    pub code: &'static str,
+    /// The rule, where one decided.
+    pub rule: Option<Arc<str>>,
+}
+
 /// One connection (without `request`) or one request (with it), from start to end.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -159,6 +168,8 @@ pub struct Record {
     pub request: Option<Box<Request>>,
     /// How it ended.
     pub outcome: Outcome,
+    /// What enforcing the policy would have said, where it is only audited.
+    pub audit: Option<Box<Audit>>,
     /// What the log says of a refusal beyond its code. Never shown to the peer.
     pub detail: Option<Box<str>>,
 }
@@ -179,6 +190,7 @@ impl Record {
             stages: [Duration::ZERO; 8],
             request: None,
             outcome: Outcome::Abandoned,
+            audit: None,
             detail: None,
         }
     }
@@ -213,6 +225,17 @@ pub enum Event<'a> {
     },
     /// A request was sent again.
     Retried,
+    /// A live connection's peer is trusted no longer: it is drained or cut.
+    Distrusted {
+        /// The code of the reason, without its stage: `revoked`, `upstream_untrusted`.
+        reason: &'a str,
+        /// Who the peer is.
+        identity: &'a Identity,
+        /// Where the peer is.
+        addr: SocketAddr,
+        /// The reason in words.
+        detail: &'a str,
+    },
     /// An endpoint was ejected by the balancer.
     Ejected,
     /// A task panicked and was ended alone.

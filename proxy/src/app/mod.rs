@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use isthmus_probe::endpoint::{Endpoint as Probe, Page};
@@ -30,18 +30,21 @@ use crate::gateway::accept::{self, Door, Tally};
 use crate::gateway::assertion::Assertions;
 use crate::gateway::census::Census;
 use crate::gateway::probe::ProbePort;
+use crate::gateway::watchers::Watchers;
 use crate::gateway::{Shared, worker};
 use crate::live::Live;
 use crate::record::{Event, Observer};
 use crate::route::{Claim, Directory};
 use crate::sources::dns::Dns;
+use crate::sources::files::{self, credentials::CredentialFiles};
 use crate::sources::fixed::Fixed;
 use crate::sources::{self, Report, Source};
 use crate::telemetry::Fan;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
 use crate::telemetry::metrics::{Kind, Metrics, Reading};
-use crate::telemetry::watch::{Certificates, Root};
+use crate::telemetry::recent::Recent;
+use crate::telemetry::watch::{Certificates, Reloads, Root, TLS_RELOAD};
 use crate::tls::Credentials;
 use crate::{admin, tls};
 
@@ -100,6 +103,8 @@ pub struct App {
     access_log: AccessLog,
     health: Arc<Health>,
     drain: Drain,
+    reload: files::Status,
+    credential_files: Option<files::Source>,
     workers: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -155,6 +160,8 @@ impl App {
             directory: Arc::clone(&directory),
             loads: Arc::default(),
             census: Census::new(config.file.accept.max_connections_per_identity),
+            rechecks: Arc::default(),
+            watchers: Watchers::new(config.file.authorise.observe, config.file.authorise.observed),
             max_handshakes: config.file.tls.max_handshakes,
             probe: Arc::clone(&probe),
             probe_ports: vec![config.file.probe.listen.port(), addrs.probe.port()],
@@ -163,7 +170,10 @@ impl App {
             distrust_deadline: config.file.tls.distrust_deadline.0,
             drain: watch.clone(),
         };
+        let reload = files::Status::default();
+        let recent = Recent::default();
         show(&metrics, &shared, &probe, &access_log);
+        show_reloads(&metrics, reload.clone());
         if let Some(assertions) = &assertions {
             assertions::show(&metrics, assertions);
         }
@@ -173,7 +183,7 @@ impl App {
         show_sources(&metrics, &sources);
         drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources)));
 
-        let (doors, workers) = start_workers(config, &shared, &metrics, &access_log)?;
+        let (doors, workers) = start_workers(config, &shared, &metrics, (&access_log, &recent))?;
         let tally = AcceptTally(Arc::clone(&metrics));
         let listener = TcpListener::from_std(sockets.gateway)?;
         drop(control.spawn(accept::run(listener, shared.accept.clone(), doors, watch.clone(), tally)));
@@ -188,12 +198,32 @@ impl App {
         };
         drop(control.spawn(Arc::new(port).run(TcpListener::from_std(sockets.probe)?, watch.clone())));
 
-        let shown = admin_sources(config, &shared, (&health, &probe), &metrics, log)?;
+        let seen = state::Seen {
+            shared: shared.clone(),
+            health: Arc::clone(&health),
+            probe: Arc::clone(&probe),
+            reload: reload.clone(),
+            recent,
+        };
+        let shown = admin_sources(config, seen, &metrics, log)?;
         let settings = config.admin();
         drop(control.spawn(admin::serve(TcpListener::from_std(sockets.admin)?, shown, settings)));
 
         let Shared { credentials, policy, .. } = shared;
-        Ok(Self { addrs, credentials, policy, directory, metrics, access_log, health, drain, workers })
+        let credential_files = None;
+        Ok(Self {
+            addrs,
+            credentials,
+            policy,
+            directory,
+            metrics,
+            access_log,
+            health,
+            drain,
+            reload,
+            credential_files,
+            workers,
+        })
     }
 
     /// Ends in good order: says no to probes and goes on serving for `announce`, then lets live connections finish, and
@@ -231,9 +261,23 @@ impl App {
         Drained { began_with, cut, took: started.elapsed() }
     }
 
-    /// SIGHUP: reopens what is written to files, for log rotation.
+    /// Keeps the credentials as fresh as the files that they were made of; `serving` is the digest of what serves now.
+    pub fn watch_credentials(&mut self, files: CredentialFiles, serving: Option<[u8; 32]>, settings: files::Settings) {
+        let live = Arc::clone(&self.credentials);
+        self.credential_files = Some(files::watch(files, live, serving, settings, self.reload.clone()));
+    }
+
+    /// How it goes with the files of the credentials.
+    pub fn reloads(&self) -> files::Reload {
+        self.reload.read()
+    }
+
+    /// SIGHUP: reads files again, and reopens those that are written, for log rotation.
     pub fn reload(&self) {
         self.access_log.reopen();
+        if let Some(source) = &self.credential_files {
+            source.reload();
+        }
     }
 
     /// Whether probes are told yes.
@@ -269,16 +313,20 @@ fn start_workers(
     config: &Config,
     shared: &Shared,
     metrics: &Arc<Metrics>,
-    access_log: &AccessLog,
+    (access_log, recent): (&AccessLog, &Recent),
 ) -> anyhow::Result<(Vec<Door>, Vec<std::thread::JoinHandle<()>>)> {
     let count = match config.file.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
-    let (metrics, access_log) = (Arc::clone(metrics), access_log.clone());
+    let (metrics, access_log, recent) = (Arc::clone(metrics), access_log.clone(), recent.clone());
     let observer: worker::MakeObserver = Arc::new(move |_| {
-        let observers: Vec<Rc<dyn Observer>> =
-            vec![Rc::new(metrics.front()), Rc::new(access_log.clone()), Rc::new(Refusals::new(LINES_PER_CODE))];
+        let observers: Vec<Rc<dyn Observer>> = vec![
+            Rc::new(metrics.front()),
+            Rc::new(access_log.clone()),
+            Rc::new(Refusals::new(LINES_PER_CODE)),
+            Rc::new(recent.clone()),
+        ];
         Rc::new(Fan::new(observers))
     });
     let mut doors = Vec::new();
@@ -345,22 +393,22 @@ fn show_sources(metrics: &Metrics, sources: &[Arc<dyn Source>]) {
 /// What the admin server reads.
 fn admin_sources(
     config: &Config,
-    shared: &Shared,
-    (health, probe): (&Arc<Health>, &Arc<Probe>),
+    seen: state::Seen,
     metrics: &Arc<Metrics>,
     log: Option<LogHandle>,
 ) -> anyhow::Result<admin::Sources> {
     let metrics = Arc::clone(metrics);
     let reads = log.clone();
-    let keys = shared
+    let keys = seen
+        .shared
         .assertions
         .clone()
         .map(|assertions| -> Arc<dyn Fn() -> String + Send + Sync> { Arc::new(move || assertions.key_set()) });
     Ok(admin::Sources {
         keys,
-        ready: Arc::clone(health),
+        ready: Arc::clone(&seen.health),
         metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
-        state: state::reader(shared.clone(), Arc::clone(health), Arc::clone(probe)),
+        state: Arc::new(move || seen.page()),
         config: serde_json::to_value(&config.file)?,
         log: admin::LogLevel {
             read: Arc::new(move || reads.as_ref().map(LogHandle::filter).unwrap_or_default()),
@@ -370,6 +418,18 @@ fn admin_sources(
             }),
         },
     })
+}
+
+fn show_reloads(metrics: &Metrics, status: files::Status) {
+    metrics.watch_reloads(TLS_RELOAD, move || {
+        let reload = status.read();
+        Reloads {
+            ok: reload.replaced,
+            failed: reload.refused,
+            failing: reload.problem.is_some(),
+            age: reload.age(SystemTime::now()),
+        }
+    });
 }
 
 fn show(metrics: &Arc<Metrics>, shared: &Shared, probe: &Arc<Probe>, access_log: &AccessLog) {

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use crate::gateway::Shared;
 use crate::route::State;
+use crate::sources::files::{self, Reload};
+use crate::telemetry::recent::Recent;
 
 /// The most connections that are listed one by one.
 const MAX_LISTED: usize = 200;
@@ -18,8 +20,60 @@ fn timestamp(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The whole page.
-pub(super) fn state(shared: &Shared, health: &Health, probe: &Probe) -> Value {
+/// What the page is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) shared: Shared,
+    pub(super) health: Arc<Health>,
+    pub(super) probe: Arc<Probe>,
+    pub(super) reload: files::Status,
+    pub(super) recent: Recent,
+}
+
+impl Seen {
+    /// The whole page.
+    pub(super) fn page(&self) -> Value {
+        let Self { shared, health, probe, reload, recent } = self;
+        let mut page = state(shared, health, probe);
+        if let Value::Object(fields) = &mut page {
+            fields.insert("reload".to_owned(), reloads(&reload.read()));
+            fields.insert("refused".to_owned(), refused(recent));
+        }
+        page
+    }
+}
+
+fn reloads(reload: &Reload) -> Value {
+    json!({
+        "files": reload.files,
+        "replaced": reload.replaced,
+        "refused": reload.refused,
+        "replaced_at": reload.replaced_at.map(timestamp),
+        "good_at": reload.good_at.map(timestamp),
+        "problem": reload.problem.as_ref().map(|problem| json!({
+            "file": problem.wrong.file,
+            "reason": problem.wrong.reason,
+            "since": timestamp(problem.since),
+            "seen": timestamp(problem.seen),
+        })),
+    })
+}
+
+fn refused(recent: &Recent) -> Value {
+    let rows = recent.latest().into_iter().map(|refusal| {
+        json!({
+            "at": timestamp(refusal.at),
+            "code": refusal.code,
+            "reason": refusal.reason,
+            "address": refusal.addr.to_string(),
+            "identity": refusal.identity.as_ref().map(|identity| identity.as_str().to_owned()),
+            "service": refusal.service.as_ref().map(ToString::to_string),
+        })
+    });
+    rows.collect()
+}
+
+fn state(shared: &Shared, health: &Health, probe: &Probe) -> Value {
     let counts = probe.counts();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -29,6 +83,7 @@ pub(super) fn state(shared: &Shared, health: &Health, probe: &Probe) -> Value {
         "identity": identity(shared),
         "services": services(shared),
         "endpoints": endpoints(shared),
+        "policy": policy(shared),
         "clients": clients(shared),
         "connections": connections(shared),
         "probes": {
@@ -101,6 +156,12 @@ fn endpoints(shared: &Shared) -> Value {
     rows.collect()
 }
 
+/// The rules in force, and what they refused or would refuse, by client, service and call.
+fn policy(shared: &Shared) -> Value {
+    let (observed, beyond) = shared.watchers.observations();
+    json!({ "rules": shared.policy.load().rules(), "replaced": shared.policy.version(), "observed": observed, "beyond": beyond })
+}
+
 fn clients(shared: &Shared) -> Value {
     let rows = shared.census.by_identity().into_iter().map(|(identity, connections, requests)| {
         json!({ "identity": identity.as_str(), "connections": connections, "requests": requests })
@@ -121,9 +182,4 @@ fn connections(shared: &Shared) -> Value {
         })
     });
     rows.collect()
-}
-
-/// Reads the page when somebody asks.
-pub(super) fn reader(shared: Shared, health: Arc<Health>, probe: Arc<Probe>) -> Arc<dyn Fn() -> Value + Send + Sync> {
-    Arc::new(move || state(&shared, &health, &probe))
 }

@@ -38,6 +38,6 @@ pub use path::{Ambiguity, Reading};
 pub use policy::{Admission, Client, Policy, RequestFacts};
 pub use settings::{
     Action, ByteSize, DefaultAction, GrpcSettings, HttpSettings, InvalidByteSize, LimitSettings, Mode, NetworkSettings,
-    RuleSettings, Settings,
+    Observe, RuleSettings, Settings,
 };
 pub use suggest::{Grouping, LeftOut, Suggested, Suggestion, suggest};

@@ -36,6 +36,10 @@ pub struct Settings {
     pub limits_per_service: LimitSettings,
     /// How many client identities (times rules with limits per client) are counted apart. What goes beyond shares one count.
     pub limits_tracked: u32,
+    /// Which decisions are remembered for `/state` and `isthmus policy suggest`.
+    pub observe: Observe,
+    /// How many kinds of call each worker remembers; further ones are gathered, then only counted.
+    pub observed: usize,
     /// The rules, in any order: a deny rule wins over every allow rule.
     pub rules: Vec<RuleSettings>,
 }
@@ -51,6 +55,8 @@ impl Default for Settings {
             limits_per_client: LimitSettings::default(),
             limits_per_service: LimitSettings::default(),
             limits_tracked: 16_384,
+            observe: Observe::Refused,
+            observed: 2048,
             rules: Vec::new(),
         }
     }
@@ -65,6 +71,18 @@ pub enum Mode {
     /// Refuse.
     #[default]
     Enforce,
+}
+
+/// Which decisions are remembered.
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Observe {
+    /// All of them: what `isthmus policy suggest` needs of a gateway that already enforces. Costs about half a
+    /// microsecond a request.
+    All,
+    /// What was refused, and what audit mode would have refused.
+    #[default]
+    Refused,
 }
 
 /// What happens to what no rule allows.

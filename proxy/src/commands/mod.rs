@@ -3,6 +3,8 @@
 pub mod certs;
 pub mod config;
 pub mod demo;
+mod dial;
+pub mod probe;
 pub mod run;
 mod runtime;
 
@@ -26,6 +28,8 @@ enum Command {
     Config(config::Args),
     /// Try it: two clusters in one process, nothing configured, nothing written but a client's certificate
     Demo(demo::Args),
+    /// Ask gateways whether they should be sent traffic, as a service mirror does
+    Probe(probe::Args),
     /// Run the gateway
     Run(run::Args),
 }
@@ -36,6 +40,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Certs(args) => certs::run(args, &mut std::io::stdout().lock()),
         Command::Config(args) => config::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Probe(args) => probe::run(&args),
         Command::Run(args) => run::run(&args),
     };
     done.unwrap_or_else(|error| {

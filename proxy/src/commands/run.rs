@@ -13,8 +13,8 @@ use super::BAD_USAGE;
 use super::runtime::{Stop, control};
 use crate::app::{App, Sockets};
 use crate::config::Config;
+use crate::sources::files;
 use crate::telemetry::logs;
-use crate::tls::{Credentials, File, Pem};
 
 /// Run the gateway.
 #[derive(Debug, clap::Args)]
@@ -49,10 +49,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     crate::tls::install();
-    let credentials = match credentials(&config) {
-        Ok(credentials) => credentials,
+    let files = config.credential_files();
+    let (credentials, read) = match files::load(&files) {
+        Ok(loaded) => loaded,
         Err(error) => {
-            eprintln!("isthmus: {error:#}");
+            eprintln!("isthmus: {error}");
             return Ok(ExitCode::from(BAD_USAGE));
         }
     };
@@ -72,7 +73,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     control()?.block_on(async {
         let mut stop = Stop::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let app = App::start(&config, credentials, sockets, Some(log)).await?;
+        for warning in credentials.warnings() {
+            tracing::warn!(warning, "the credentials");
+        }
+        let mut app = App::start(&config, credentials, sockets, Some(log)).await?;
+        app.watch_credentials(files, Some(read.digest), config.files());
         tracing::info!(
             gateway = %app.addrs.gateway,
             probe = %app.addrs.probe,
@@ -103,20 +108,4 @@ fn configured(args: &Args) -> anyhow::Result<Config> {
         file.telemetry.log.clone_from(log);
     }
     Ok(config)
-}
-
-fn credentials(config: &Config) -> anyhow::Result<Credentials> {
-    let read = |path: &PathBuf| {
-        let path = config.path(path);
-        let contents = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-        Ok::<_, anyhow::Error>(File::new(path.display().to_string(), contents))
-    };
-    let tls = &config.file.tls;
-    let pem = Pem {
-        chain: read(&tls.chain_file)?,
-        key: read(&tls.key_file)?,
-        bundle: read(&tls.bundle_file)?,
-        crls: tls.crl_files.iter().map(read).collect::<Result<_, _>>()?,
-    };
-    Ok(Credentials::from_pem(&pem, &config.credentials())?)
 }

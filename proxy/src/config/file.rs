@@ -151,9 +151,9 @@ section! {
         server_names: Vec<DnsName> = Vec::new(),
         /// From the first byte to the end of the handshake. Sources give up after 1 s; 10 s is for slow links.
         handshake_timeout: Time = secs(10),
-        /// Handshakes under way at once, per worker. A handshake costs about 0.4 ms of CPU; more than this many
-        /// cannot end in time anyway.
-        max_handshakes: usize = 512,
+        /// Handshakes under way at once, per worker; further ones wait their turn. Each holds about 20 KiB, so that this
+        /// many hold some 40 MiB, and a worker completes about as many in a second.
+        max_handshakes: usize = 2048,
         /// The largest ClientHello. Today's are 1.5 KiB; large sets of key shares and names stay below 16 KiB.
         max_hello_bytes: Size = Size(16 * 1024),
         /// How long a peer may stay after its certificate expired while it was connected.

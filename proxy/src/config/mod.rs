@@ -6,12 +6,13 @@
 //!
 //! Configuration stands above the stages: it knows their settings, and no stage knows it.
 
+mod check;
 pub mod file;
 mod identify;
+mod place;
 pub mod reference;
 pub mod scalar;
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::endpoint::{self, Endpoint, Endpoints, UpstreamTls};
 use crate::identity::Identity;
 use crate::route::Published;
 use crate::sources::dns;
+use crate::sources::files::{self, credentials::CredentialFiles};
 use crate::telemetry::lines::Destination;
 use crate::telemetry::{access_log, logs, metrics};
 use crate::{admin, balance, detect, gateway, relay, route, tls};
@@ -76,142 +78,22 @@ impl Config {
         let text_or_empty = if text.trim().is_empty() { "{}" } else { text };
         let file: File = serde_saphyr::from_str(text_or_empty).map_err(|error| {
             let place = error.location().map(|location| (location.line(), location.column()));
-            ConfigError { file: path.to_owned(), place, message: first_line(&error.to_string()) }
+            ConfigError { file: path.to_owned(), place, message: check::explained(&error.to_string(), text, place) }
         })?;
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let config = Self { file, folder };
         config.check().map_err(|(key, message)| ConfigError {
             file: path.to_owned(),
-            place: place_of(text, &key),
+            place: place::of(text_or_empty, &key),
             message: format!("{key}: {message}"),
         })?;
         Ok(config)
-    }
-
-    /// What no single key can be blamed for, or only with another one beside it.
-    fn check(&self) -> Result<(), (String, String)> {
-        let file = &self.file;
-        let wrong = |key: &str, message: &str| Err((key.to_owned(), message.to_owned()));
-        for (key, path) in [
-            ("tls.chain_file", &file.tls.chain_file),
-            ("tls.key_file", &file.tls.key_file),
-            ("tls.bundle_file", &file.tls.bundle_file),
-        ] {
-            if path.as_os_str().is_empty() {
-                return wrong(key, "missing; name a PEM file (`isthmus certs` makes them, `isthmus demo` needs none)");
-            }
-        }
-        if file.accept.max_connections == 0 {
-            return wrong("accept.max_connections", "0 would accept nobody; the default is 20000");
-        }
-        if !(0.0..=1.0).contains(&file.telemetry.access_log_sample) {
-            return wrong("telemetry.access_log_sample", "a share is a number from 0.0 to 1.0");
-        }
-        if !(0.0..=1.0).contains(&file.balance.max_ejected) {
-            return wrong("balance.max_ejected", "a share is a number from 0.0 to 1.0");
-        }
-        if !(0.0..=1.0).contains(&file.http.retry_budget) {
-            return wrong("http.retry_budget", "a share is a number from 0.0 to 1.0");
-        }
-        if file.http.max_streams == 0 {
-            return wrong("http.max_streams", "0 would refuse every HTTP/2 request; the default is 1024");
-        }
-        if file.http.max_header_bytes.0 < 1024 {
-            return wrong("http.max_header_bytes", "below 1KiB no real request fits; the default is 16KiB");
-        }
-        if file.drain.deadline < file.drain.announce {
-            return wrong(
-                "drain.deadline",
-                "shorter than drain.announce; it is counted from the signal and includes it",
-            );
-        }
-        if let Some(path) = &file.probe.path
-            && !path.starts_with('/')
-        {
-            return wrong("probe.path", "a path begins with a slash");
-        }
-        let mut listen = HashSet::new();
-        for (key, addr) in [
-            ("accept.listen", file.accept.listen),
-            ("probe.listen", file.probe.listen),
-            ("admin.listen", file.admin.listen),
-        ] {
-            if addr.port() != 0 && !listen.insert(addr.port()) {
-                return wrong(key, &format!("port {} is taken by another listener of this file", addr.port()));
-            }
-        }
-        self.check_identify()?;
-        self.check_services()
-    }
-
-    fn check_services(&self) -> Result<(), (String, String)> {
-        let suffixes = &self.file.route.suffixes;
-        let mut seen = HashSet::new();
-        for (index, service) in self.file.sources.services.iter().enumerate() {
-            let key = |field: &str| format!("sources.services[{index}].{field}");
-            if service.port == 0 {
-                return Err((key("port"), "a port is a number from 1 to 65535".to_owned()));
-            }
-            if !seen.insert((service.name.0.clone(), service.port)) {
-                return Err((key("name"), format!("{}:{} stands in the table twice", service.name, service.port)));
-            }
-            if !suffixes.iter().any(|suffix| suffix.0.holds(&service.name.0)) {
-                return Err((
-                    key("name"),
-                    format!("{} lies outside route.suffixes and could never be reached", service.name),
-                ));
-            }
-            if let Some(tls) = &service.tls
-                && tls.server_name.is_none()
-                && matches!(tls.identity.0, Identity::Uri(_))
-            {
-                return Err((
-                    key("tls"),
-                    "an identity that is a URI needs a server_name, as SNI holds names only".to_owned(),
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// The path as this file means it.
     pub fn path(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
     }
-}
-
-/// The first line of a parser's message: the rest repeats the source.
-fn first_line(message: &str) -> String {
-    let line = message.lines().next().unwrap_or(message);
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
-}
-
-/// Where a dotted key stands in the text: the innermost of its words that can be found, in their order.
-fn place_of(text: &str, key: &str) -> Option<(u64, u64)> {
-    let mut place = None;
-    let mut lines = text.lines().enumerate();
-    for word in key.split('.') {
-        let (word, index) = match word.split_once('[') {
-            Some((word, index)) => (word, index.trim_end_matches(']').parse::<usize>().ok()),
-            None => (word, None),
-        };
-        let found = lines.find_map(|(number, line)| {
-            let column = line.find(&format!("{word}:"))?;
-            line[..column].chars().all(|c| c == ' ' || c == '-').then_some((number as u64 + 1, column as u64 + 1))
-        });
-        place = found.or(place);
-        found?;
-        if let Some(index) = index {
-            lines.by_ref().filter(|(_, line)| line.trim_start().starts_with("- ")).nth(index)?;
-            let row = text.lines().enumerate().skip_while(|(number, _)| (*number as u64) < place.map_or(0, |p| p.0));
-            let row: Vec<_> = row.collect();
-            let start = row.iter().filter(|(_, line)| line.trim_start().starts_with("- ")).nth(index)?.0;
-            place = Some((start as u64 + 1, 1));
-            lines = text.lines().enumerate();
-            lines.by_ref().take(start).for_each(drop);
-        }
-    }
-    place
 }
 
 fn on(time: Time) -> Option<Duration> {
@@ -271,6 +153,23 @@ impl Config {
             refuse_expired_crls: tls.expired_crl == ExpiredCrl::Refuse,
             refuse_unknown_revocation: tls.require_revocation_status,
         }
+    }
+
+    /// The files of the credentials.
+    pub fn credential_files(&self) -> CredentialFiles {
+        let tls = &self.file.tls;
+        CredentialFiles {
+            chain: self.path(&tls.chain_file),
+            key: self.path(&tls.key_file),
+            bundle: self.path(&tls.bundle_file),
+            crls: tls.crl_files.iter().map(|path| self.path(path)).collect(),
+            settings: self.credentials(),
+        }
+    }
+
+    /// When files are read again.
+    pub fn files(&self) -> files::Settings {
+        files::Settings { interval: self.file.tls.reload_interval.0, ..files::Settings::default() }
     }
 
     /// `detect`

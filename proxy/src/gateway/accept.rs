@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -200,7 +200,11 @@ async fn read_proxy_header(socket: &mut TcpStream) -> Result<ProxyHeader, Error>
             }
             Decoded::Bad(reason) => return Err(Error::Proxy(reason)),
             Decoded::More if len == 0 => return Err(Error::Eof),
-            // Peeking does not wait for *more* bytes than were there before, so a dribbling peer is polled.
+            // Peeking does not show an end behind unread bytes.
+            Decoded::More if len == before && socket.ready(Interest::READABLE).await?.is_read_closed() => {
+                return Err(Error::Eof);
+            }
+            // Nor does it wait for *more* bytes than were there before, so a dribbling peer is polled.
             Decoded::More if len == before => tokio::time::sleep(Duration::from_millis(2)).await,
             Decoded::More => before = len,
         }

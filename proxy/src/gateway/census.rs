@@ -1,6 +1,6 @@
 //! Who is connected: every authenticated connection, counted by identity and shown to the operator.
 //!
-//! **In** a connection whose peer is known. **Out** an [`Entry`] that counts while it is held. **Refuses** one identity's
+//! **In** a connection whose peer is known. **Out** an `Entry` that counts while it is held. **Refuses** one identity's
 //! connections beyond its limit. Entered and left once per connection, so one lock for all workers costs nothing.
 
 use std::collections::HashMap;

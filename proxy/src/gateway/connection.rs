@@ -18,7 +18,7 @@ use super::accept::{self, Accepted};
 use super::census::Entry;
 use super::http::{self, Ended, How, Start};
 use super::refuse::Refused;
-use super::standing::Trust;
+use super::trust::Trust;
 use super::{Gateway, probe, tcp};
 use crate::addr::ClientAddr;
 use crate::detect::{self, Hint, Naming, Negotiated, Session};
@@ -56,6 +56,8 @@ async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut R
     record.peer = Arc::new(Peer { addr: peer.0, identity: None, cluster: None, sni: None });
     lap(record, Stage::Accept, &mut mark);
 
+    // From before the credentials are loaded: a change during the handshake must not be missed.
+    let changes = gateway.credentials.changes();
     let secured = secure(gateway, socket, &mut mark, record).await?;
     let identity = secured.peer.identity.clone();
     let cluster = gateway.clusters.of(&identity, &secured.peer.authorities);
@@ -65,8 +67,9 @@ async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut R
     record.protocol = Some(session.protocol);
     lap(record, Stage::Detect, &mut mark);
 
+    let _permit = gateway.admit_session(&secured.peer.identity)?;
     let census = gateway.census.enter(&record.peer, session.protocol)?;
-    let trust = Trust::new(gateway, secured.peer);
+    let trust = Trust::in_client(gateway, secured.peer, record.peer.addr, changes);
     converse(gateway, session, (trust, census), record).await
 }
 
@@ -96,7 +99,9 @@ where
                 // The session names one service for all its requests: a name that can never be served is refused here,
                 // by closing, as every source of such sessions expects.
                 record.target = Some(target.clone());
-                gateway.route.allowed(target)?;
+                if gateway.probe_authority.as_ref() != Some(&target.name) {
+                    gateway.route.allowed(target)?;
+                }
             }
             let start =
                 Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, census };

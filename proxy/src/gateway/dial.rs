@@ -2,53 +2,100 @@
 //!
 //! **In** an endpoint. **Out** a stream, plain or mutual TLS with the endpoint's expected identity. **Refuses** like
 //! `connect`, with TLS failures as the upstream's fault.
+//!
+//! A TLS stream carries the [`Trust`] in its endpoint with it: when that is lost, the pool is told, so that no new request
+//! goes there, and what is left on the stream is cut: bytes at once, requests after `tls.distrust_deadline`.
 
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::trust::{Judge, Trust};
 use crate::connect::{self, Dial};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, UpstreamTls};
 use crate::fault::Refusal;
-use crate::live::Live;
-use crate::record::{Event, Observer, Protocol};
+use crate::record::{Event, Protocol};
 use crate::tls::verify::Reason;
-use crate::tls::{self, ClientStream, Credentials};
+use crate::tls::{self, ClientStream};
 
 /// Dials endpoints with the gateway's own credentials.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
     settings: connect::Settings,
-    credentials: Arc<Live<Credentials>>,
-    observer: Rc<dyn Observer>,
+    judge: Judge,
+    distrust_deadline: Duration,
+    /// Told of the endpoints that are trusted no longer.
+    distrusted: mpsc::UnboundedSender<Endpoint>,
 }
 
 impl Dialer {
+    /// A dialer, and the news of endpoints that lose their trust while connected.
     pub(super) fn new(
         settings: connect::Settings,
-        credentials: Arc<Live<Credentials>>,
-        observer: Rc<dyn Observer>,
-    ) -> Self {
-        Self { settings, credentials, observer }
+        judge: Judge,
+        distrust_deadline: Duration,
+    ) -> (Self, mpsc::UnboundedReceiver<Endpoint>) {
+        let (distrusted, news) = mpsc::unbounded_channel();
+        (Self { settings, judge, distrust_deadline, distrusted }, news)
     }
 
-    async fn secured(&self, endpoint: &Endpoint, protocol: Protocol) -> Result<Upstream, connect::Error> {
+    pub(super) fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
+    async fn opened(&self, endpoint: &Endpoint, protocol: Protocol) -> Result<Upstream, connect::Error> {
         let tcp = connect::tcp(endpoint.addr, &self.settings).await?;
-        let Some(expected) = &endpoint.tls else { return Ok(Upstream::Plain(tcp)) };
+        match &endpoint.tls {
+            None => Ok(Upstream::Plain(tcp)),
+            Some(expected) => self.secured(tcp, endpoint, expected, protocol).await,
+        }
+    }
+
+    async fn secured(
+        &self,
+        tcp: TcpStream,
+        endpoint: &Endpoint,
+        expected: &UpstreamTls,
+        protocol: Protocol,
+    ) -> Result<Upstream, connect::Error> {
         let alpn: &[&[u8]] = match protocol {
             Protocol::Http1 => &[b"http/1.1"],
             Protocol::Http2 => &[b"h2"],
             Protocol::Opaque => &[],
         };
-        let credentials = self.credentials.load_full();
+        let changes = self.judge.credentials.changes(); // before the credentials, so that no change falls between
+        let credentials = self.judge.credentials.load_full();
         let connected = tls::client::connect(tcp, &credentials, expected, alpn).await.map_err(refused)?;
-        Ok(Upstream::Tls(Box::new(connected.stream)))
+        let judge = self.judge.clone();
+        let trust = Trust::in_upstream(judge, connected.chain, &expected.identity, endpoint.addr, changes);
+        let (alive, gone) = oneshot::channel();
+        let secured = Secured { stream: connected.stream, cut: Arc::default(), _alive: alive };
+        let patience = if protocol == Protocol::Opaque { Duration::ZERO } else { self.distrust_deadline };
+        let (cut, distrusted, endpoint) = (Arc::clone(&secured.cut), self.distrusted.clone(), endpoint.clone());
+        tokio::task::spawn_local(async move {
+            let ended = async {
+                trust.lost().await;
+                // Nobody there to hear it: the worker is ending.
+                let _ = distrusted.send(endpoint);
+                tokio::time::sleep(patience).await;
+                cut.now();
+            };
+            tokio::select! {
+                biased;
+                _ = gone => {}
+                () = ended => {}
+            }
+        });
+        Ok(Upstream::Tls(Box::new(secured)))
     }
 }
 
@@ -62,10 +109,10 @@ impl Dial for Dialer {
 
     async fn dial(&self, endpoint: &Endpoint, protocol: Protocol) -> Result<Upstream, connect::Error> {
         let started = Instant::now();
-        let dialed = tokio::time::timeout(self.settings.timeout, self.secured(endpoint, protocol)).await;
+        let dialed = tokio::time::timeout(self.settings.timeout, self.opened(endpoint, protocol)).await;
         let dialed = dialed.unwrap_or(Err(connect::Error::Timeout));
         let result = dialed.as_ref().map_or_else(Refusal::code, |_| "ok");
-        self.observer.event(Event::Connected { result, took: started.elapsed() });
+        self.judge.observer.event(Event::Connected { result, took: started.elapsed() });
         dialed
     }
 }
@@ -74,7 +121,77 @@ impl Dial for Dialer {
 #[derive(Debug)]
 pub(crate) enum Upstream {
     Plain(TcpStream),
-    Tls(Box<ClientStream<TcpStream>>),
+    Tls(Box<Secured>),
+}
+
+/// A stream that ends when its endpoint is trusted no longer.
+#[derive(Debug)]
+pub(crate) struct Secured {
+    stream: ClientStream<TcpStream>,
+    cut: Arc<Cut>,
+    /// Dropped with the stream, which ends the watch over it.
+    _alive: oneshot::Sender<()>,
+}
+
+/// Ends a stream from outside. (Of atomics, as hyper hands upgraded streams out in a type that must be `Send`.)
+#[derive(Debug, Default)]
+struct Cut {
+    done: AtomicBool,
+    /// Whoever reads; who only writes meets the end at its next write.
+    reader: AtomicWaker,
+}
+
+impl Cut {
+    fn now(&self) {
+        self.done.store(true, Ordering::Release);
+        self.reader.wake();
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.done.load(Ordering::Acquire) {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the endpoint's certificate is no longer trusted",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.cut.reader.register(cx.waker());
+        self.cut.check()?;
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.cut.check()?;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.cut.check()?;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
 
 macro_rules! either {

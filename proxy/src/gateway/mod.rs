@@ -4,7 +4,7 @@
 //! to bottom: start reading there.** `tcp.rs` is its opaque branch, `http/` its request branch; `refuse.rs` the one table
 //! of what a refused peer sees.
 //!
-//! [`Gateway`] holds the stages as named fields, one value per worker. Every stage is handed its own arguments only.
+//! `Gateway` holds the stages as named fields, one value per worker. Every stage is handed its own arguments only.
 
 pub mod accept;
 mod admit;
@@ -14,11 +14,15 @@ pub mod clusters;
 mod connection;
 mod dial;
 pub mod http;
+mod paced;
 pub mod probe;
+pub mod rechecks;
 mod refuse;
 mod retries;
 mod standing;
 mod tcp;
+mod trust;
+pub mod watchers;
 pub mod worker;
 
 use std::cell::RefCell;
@@ -30,15 +34,18 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, Request, Response};
 use isthmus_probe::endpoint::Endpoint;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use self::assertion::Assertions;
 use self::census::Census;
 use self::clusters::Clusters;
 use self::dial::Dialer;
 use self::http::body::RequestBody;
+use self::rechecks::Rechecks;
 use self::refuse::Refused;
 use self::retries::Retries;
+use self::trust::Judge;
+use self::watchers::{Book, Watchers};
 use crate::addr::{Name, Target};
 use crate::authorise::{Admitted, Policy};
 use crate::balance::{self, Balancer, Failure, Guard, Pick};
@@ -46,7 +53,7 @@ use crate::connect::{self, Pool, PoolSettings, Streamed};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint as EndpointAddr;
 use crate::fault::Fault;
-use crate::live::Live;
+use crate::live::{Changes, Live};
 use crate::record::{Event, Observer, Stage};
 use crate::route::{self, Directory, Service};
 use crate::tls::Credentials;
@@ -89,6 +96,8 @@ pub struct Shared {
     pub loads: Arc<balance::Registry>,
     /// Who is connected.
     pub census: Arc<Census>,
+    /// What the policy saw.
+    pub watchers: Arc<Watchers>,
     /// Handshakes under way at once, per worker.
     pub max_handshakes: usize,
     /// Answers probes, also those that come through 4143.
@@ -97,6 +106,8 @@ pub struct Shared {
     pub probe_ports: Vec<u16>,
     /// The authority that stands for the probe on the gateway port.
     pub probe_authority: Option<Name>,
+    /// Where chains of live connections are judged again.
+    pub rechecks: Arc<Rechecks>,
     /// How long a peer whose certificate expired while connected may stay; None: for ever.
     pub expiry_grace: Option<Duration>,
     /// How long an HTTP session that lost its trust may take to finish.
@@ -123,6 +134,7 @@ pub(crate) struct Gateway {
     pub(crate) directory: Arc<Directory>,
     pub(crate) loads: Arc<balance::Registry>,
     pub(crate) census: Arc<Census>,
+    pub(crate) book: Book,
     pub(crate) balancers: Balancers,
     pub(crate) handshakes: Handshakes,
     pub(crate) dialer: Dialer,
@@ -131,7 +143,6 @@ pub(crate) struct Gateway {
     pub(crate) probe: Arc<Endpoint>,
     pub(crate) probe_ports: Vec<u16>,
     pub(crate) probe_authority: Option<Name>,
-    pub(crate) expiry_grace: Option<Duration>,
     pub(crate) distrust_deadline: Duration,
     pub(crate) drain: Watch,
     pub(crate) observer: Rc<dyn Observer>,
@@ -139,7 +150,15 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn new(shared: &Shared, observer: Rc<dyn Observer>) -> Rc<Self> {
-        let dialer = Dialer::new(shared.connect.clone(), Arc::clone(&shared.credentials), Rc::clone(&observer));
+        let judge = Judge {
+            credentials: Arc::clone(&shared.credentials),
+            rechecks: Arc::clone(&shared.rechecks),
+            expiry_grace: shared.expiry_grace,
+            observer: Rc::clone(&observer),
+        };
+        let (dialer, distrusted) = Dialer::new(shared.connect.clone(), judge, shared.distrust_deadline);
+        let pool = Pool::new(dialer.clone(), shared.pool.clone());
+        tokio::task::spawn_local(tend(pool.clone(), shared.credentials.changes(), distrusted));
         Rc::new(Self {
             tls: shared.tls.clone(),
             accept: shared.accept.clone(),
@@ -156,15 +175,15 @@ impl Gateway {
             directory: Arc::clone(&shared.directory),
             loads: Arc::clone(&shared.loads),
             census: Arc::clone(&shared.census),
+            book: shared.watchers.book(),
             balancers: Balancers::default(),
             handshakes: Handshakes::new(shared.max_handshakes),
-            pool: Pool::new(dialer.clone(), shared.pool.clone()),
+            pool,
             dialer,
             retries: Retries::new(shared.http.retry_budget),
             probe: Arc::clone(&shared.probe),
             probe_ports: shared.probe_ports.clone(),
             probe_authority: shared.probe_authority.clone(),
-            expiry_grace: shared.expiry_grace,
             distrust_deadline: shared.distrust_deadline,
             drain: shared.drain.clone(),
             observer,
@@ -186,6 +205,21 @@ impl Gateway {
         }
         let balancer = self.balancers.of(&service, &self.balance, &self.loads);
         Ok(Routed { service, balancer })
+    }
+}
+
+/// Keeps the pool to what is trusted. After a change of credentials all TLS connections are given up, in the way that loses
+/// no request: new ones are made with the new credentials, and verified by them. The connections of an endpoint whose
+/// certificate is trusted no longer are given up likewise; what is still on them then is the dialer's to cut.
+async fn tend(pool: Pool<RequestBody>, mut changes: Changes, mut distrusted: mpsc::UnboundedReceiver<EndpointAddr>) {
+    loop {
+        tokio::select! {
+            () = changes.next() => pool.retain(|endpoint| endpoint.tls.is_none()),
+            endpoint = distrusted.recv() => match endpoint {
+                Some(gone) => pool.retain(|endpoint| endpoint.addr != gone.addr || endpoint.tls != gone.tls),
+                None => return,
+            },
+        }
     }
 }
 
@@ -243,10 +277,6 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
-    pub(crate) fn target(&self) -> &Target {
-        self.service.target()
-    }
-
     /// An endpoint, as soon as one is ready and within the balancer's bounds.
     pub(crate) async fn pick(&self, avoid: &[SocketAddr]) -> Result<Pick, balance::Error> {
         self.balancer.acquire(|| self.service.known(), || self.service.changed(), avoid).await

@@ -8,6 +8,7 @@
 //! requests of other clients along. `l5d-proxy-connection: close` is still said where Linkerd says it, as that is
 //! advice to the proxy in front of the application.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,15 +27,25 @@ pub(crate) struct Refused {
     /// For the log: the error and its causes. Not for the peer.
     pub(crate) detail: String,
     pub(crate) retry_after: Option<Duration>,
+    /// The policy rule that said so.
+    pub(crate) rule: Option<Arc<str>>,
 }
 
 impl Refused {
     pub(crate) fn new(stage: Stage, fault: Fault, code: &'static str, detail: &str) -> Self {
-        Self { stage, fault, code, detail: detail.to_owned(), retry_after: None }
+        Self { stage, fault, code, detail: detail.to_owned(), retry_after: None, rule: None }
+    }
+
+    /// Says which rule of the policy decided.
+    pub(crate) fn by_rule(self, rule: Option<Arc<str>>) -> Self {
+        Self { rule, ..self }
     }
 
     /// Writes into the record how it ended, and why in words for the log.
     pub(crate) fn close(self, record: &mut Record) {
+        if self.rule.is_some() {
+            record.rule = self.rule;
+        }
         record.outcome = Outcome::Refused { stage: self.stage, fault: self.fault, code: self.code };
         record.detail = Some(self.detail.into());
     }
@@ -58,6 +69,7 @@ impl<E: Refusal> From<E> for Refused {
             code: error.code(),
             detail,
             retry_after: error.retry_after(),
+            rule: None,
         }
     }
 }

@@ -12,11 +12,15 @@ use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use super::admit::Admitted;
 use super::dial::Upstream;
+use super::paced::Paced;
 use super::refuse::Refused;
-use super::standing::{Standing, Trust};
+use super::standing::Standing;
+use super::trust::Trust;
 use super::{Gateway, Routed};
 use crate::addr::Target;
+use crate::authorise::Permit;
 use crate::balance::{Failure, Guard};
 use crate::connect::Dial;
 use crate::drain::{Alive, Phase};
@@ -42,8 +46,9 @@ where
         mark = now;
     };
     let client = trust.identity();
-    let (admission, standing) = gateway.admit_connection(&record.peer, client, target, Some(trust))?;
-    record.rule = admission.rule;
+    let (admitted, standing) = gateway.admit_connection(&record.peer, client, target, trust)?;
+    admitted.write(record);
+    let Admitted { admission, permit } = admitted;
     passed(record, Stage::Authorise);
     crate::route::loops(gateway.credentials.load().identity(), Some(client), false)?;
     let routed = gateway.route(admission.target).await?;
@@ -51,7 +56,7 @@ where
     let (upstream, guard, endpoint) = open(gateway, &routed).await?;
     record.endpoint = Some(endpoint);
     passed(record, Stage::Connect);
-    let line = Line { gateway: Rc::clone(gateway), record: None, standing, _alive: gateway.drain.alive() };
+    let line = Line { gateway: Rc::clone(gateway), record: None, standing, permit, _alive: None };
     let ended = line.pump(stream, upstream).await;
     passed(record, Stage::Relay);
     ended.write(record);
@@ -88,7 +93,9 @@ pub(super) struct Line {
     /// Set where the line outlives its request and so keeps a record of its own.
     record: Option<Box<Record>>,
     standing: Standing,
-    _alive: Alive,
+    permit: Rc<Permit>,
+    /// Likewise: elsewhere the connection counts itself.
+    _alive: Option<Alive>,
 }
 
 /// What a line moved and how it ended.
@@ -111,14 +118,25 @@ impl Moved {
 
 impl Line {
     /// A line for an upgraded request: it is recorded as an opaque connection of its own.
-    pub(super) fn new(gateway: &Rc<Gateway>, peer: &Arc<Peer>, standing: Standing, endpoint: SocketAddr) -> Self {
+    pub(super) fn new(
+        gateway: &Rc<Gateway>,
+        peer: &Arc<Peer>,
+        (permit, standing): (Rc<Permit>, Standing),
+        endpoint: SocketAddr,
+    ) -> Self {
         let record = Record {
             protocol: Some(Protocol::Opaque),
             target: Some(standing.target().clone()),
             endpoint: Some(endpoint),
             ..Record::connection(Arc::clone(peer), SystemTime::now())
         };
-        Self { gateway: Rc::clone(gateway), record: Some(Box::new(record)), standing, _alive: gateway.drain.alive() }
+        Self {
+            gateway: Rc::clone(gateway),
+            record: Some(Box::new(record)),
+            standing,
+            permit,
+            _alive: Some(gateway.drain.alive()),
+        }
     }
 
     /// Relays and closes the line's own record.
@@ -142,6 +160,7 @@ impl Line {
         A: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
+        let (client, upstream) = (Paced::new(client, &self.permit), Paced::new(upstream, &self.permit));
         let counters = relay::Counters::default();
         let mut phases = self.gateway.drain.clone();
         let ended = tokio::select! {

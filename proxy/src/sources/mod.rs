@@ -8,6 +8,7 @@
 //! the first one's, and an unknown service is offered to each in turn until one takes it.
 
 pub mod dns;
+pub mod files;
 pub mod fixed;
 
 use std::fmt::Debug;

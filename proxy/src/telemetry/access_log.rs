@@ -5,7 +5,9 @@
 //!
 //! The fields, in order; those without a value are left out: `time` (start, RFC 3339), `kind` (`request` or `connection`),
 //! `outcome` (`served`, `refused`, `abandoned`), of refusals `stage`, `code` and `fault`, `client_addr`, `client_identity`,
-//! `client_cluster`, `client_namespace` and `client_service_account` where they are known, `sni`, `protocol`, `target`, `endpoint`, `rule`, of requests `method`, `path`, `status`, `grpc_status`, `user_agent`,
+//! `client_cluster`, `client_namespace` and `client_service_account` where they are known, `sni`, `protocol`, `target`,
+//! `endpoint`, `rule`, `would_refuse` and `would_refuse_rule` (what a policy that is only audited would have said), of
+//! requests `method`, `path`, `status`, `grpc_status`, `user_agent`,
 //! `traceparent` and `retries`, then `bytes_received`, `bytes_sent`, `duration_us`, and `<stage>_us` for each stage that took
 //! time. Texts are escaped to printable ASCII and cut at 2 KiB.
 
@@ -166,6 +168,10 @@ fn line(record: &Record, format: Format, query: bool) -> Vec<u8> {
     line.display("target", record.target.as_ref());
     line.display("endpoint", record.endpoint);
     line.optional("rule", record.rule.as_deref());
+    if let Some(audit) = &record.audit {
+        line.text("would_refuse", audit.code);
+        line.optional("would_refuse_rule", audit.rule.as_deref());
+    }
     if let Some(request) = &record.request {
         line.text("method", request.method.as_str());
         let path = if query { &request.path } else { request.path.split('?').next().unwrap_or_default() };

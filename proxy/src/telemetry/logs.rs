@@ -231,21 +231,43 @@ impl Refusals {
 }
 
 /// What comes from port scans and health checks rather than from peers that meant us.
-const NOISE: [&str; 8] =
-    ["accept.eof", "accept.io", "detect.eof", "tls.eof", "tls.foreign_sni", "tls.io", "tls.no_sni", "tls.plaintext"];
+const NOISE: [&str; 9] = [
+    "accept.eof",
+    "accept.io",
+    "detect.eof",
+    "relay.client_reset",
+    "tls.eof",
+    "tls.foreign_sni",
+    "tls.io",
+    "tls.no_sni",
+    "tls.plaintext",
+];
+
+/// Whether a refusal is of the kind that any open port sees all day.
+pub(super) fn is_noise(code: &str, fault: Fault) -> bool {
+    fault == Fault::Client && NOISE.contains(&code)
+}
 
 impl Observer for Refusals {
     fn event(&self, event: Event<'_>) {
-        if event == Event::Panicked
-            && let Some(suppressed) = self.limiter.admit("panicked")
-        {
-            tracing::error!(suppressed, "a task panicked and was ended alone");
+        match event {
+            Event::Panicked => {
+                if let Some(suppressed) = self.limiter.admit("panicked") {
+                    tracing::error!(suppressed, "a task panicked and was ended alone");
+                }
+            }
+            // Each one has an identity that an operator may look for, and each is a connection that was there before: as
+            // many as there were connections, and no more.
+            Event::Distrusted { reason, identity, addr, detail } => {
+                tracing::warn!(stage = "tls", code = reason, %identity, peer = %addr, reason = detail, "no longer trusted");
+            }
+            _ => {}
         }
     }
 
     fn closed(&self, record: &Record) {
         let Outcome::Refused { stage, fault, code } = record.outcome else { return };
-        let noise = fault == Fault::Client && NOISE.contains(&code);
+        let noise = is_noise(code, fault);
         let enabled = match fault {
             Fault::Ours | Fault::Upstream => true,
             _ if noise => tracing::enabled!(tracing::Level::DEBUG),

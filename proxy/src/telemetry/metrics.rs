@@ -248,12 +248,15 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
     let mut accept_errors = Totals::default();
     let mut handshakes = Totals::default();
     let mut connects = Totals::default();
+    let mut distrusted = Totals::default();
     let mut refusals = Totals::default();
+    let mut decisions = Totals::default();
     for shard in shards {
         for (totals, series, label) in [
             (&mut accept_errors, &shard.accept_errors, "error"),
             (&mut handshakes, &shard.handshakes, "result"),
             (&mut connects, &shard.connects, "result"),
+            (&mut distrusted, &shard.distrusted, "reason"),
         ] {
             for (value, count) in series.lock().iter() {
                 totals.add(vec![(label, value.to_string())], count);
@@ -263,12 +266,21 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
             let labels = [("stage", stage.as_str()), ("code", code), ("fault", fault.as_str())];
             refusals.add(labels.map(|(name, value)| (name, value.to_owned())).into(), count);
         }
+        for ((rule, decision), count) in shard.decisions.lock().iter() {
+            decisions.add(vec![("rule", rule.to_string()), ("decision", (*decision).to_owned())], count);
+        }
     }
     vec![
         accept_errors.family("isthmus_accept_errors", "Failures of accept, by error."),
         handshakes.family("isthmus_tls_handshakes", "Handshakes ended, by result."),
         connects.family("isthmus_connect_attempts", "Connections to endpoints tried, by result."),
+        distrusted
+            .family("isthmus_tls_distrusted", "Live connections ended because their peer lost its trust, by reason."),
         refusals.family("isthmus_refusals", "Connections and requests refused, by stage, code and fault."),
+        decisions.family(
+            "isthmus_authorise_decisions",
+            "Decisions of rules: admitted, refused, or would_refuse where only audited.",
+        ),
     ]
 }
 

@@ -6,6 +6,7 @@
 //!
 //! - [`metrics`] counters, kept per worker and summed when somebody looks.
 //! - [`access_log`] one line per closed record.
+//! - [`recent`] the refusals of late, for `/state`.
 //! - [`logs`] the set-up of `tracing`, its level at run time, and the limit on lines that say the same.
 
 use std::rc::Rc;
@@ -21,6 +22,7 @@ pub mod lines;
 pub mod logs;
 pub mod metrics;
 mod process;
+pub mod recent;
 pub mod shard;
 pub mod watch;
 
@@ -94,6 +96,7 @@ pub(crate) mod samples {
                 retries: 0,
             })),
             outcome: Outcome::Served,
+            audit: None,
             detail: None,
         }
     }

@@ -37,7 +37,9 @@ pub(super) struct Shard {
     pub(super) accept_errors: Series<Box<str>, AtomicU64>,
     pub(super) handshakes: Series<Box<str>, AtomicU64>,
     pub(super) connects: Series<Box<str>, AtomicU64>,
+    pub(super) distrusted: Series<Box<str>, AtomicU64>,
     pub(super) refusals: Series<(Stage, Fault, &'static str), AtomicU64>,
+    pub(super) decisions: Series<(Arc<str>, &'static str), AtomicU64>,
     pub(super) requests: Series<RequestKey, AtomicU64>,
     pub(super) ended: Series<ConnectionKey, AtomicU64>,
     pub(super) traffic: Series<(Id, Option<Protocol>), Traffic>,
@@ -94,7 +96,9 @@ pub struct Front {
     accept_errors: Cache<Box<str>, AtomicU64>,
     handshakes: Cache<Box<str>, AtomicU64>,
     connects: Cache<Box<str>, AtomicU64>,
+    distrusted: Cache<Box<str>, AtomicU64>,
     refusals: Cache<(Stage, Fault, &'static str), AtomicU64>,
+    decisions: Cache<(Arc<str>, &'static str), AtomicU64>,
     requests: Cache<RequestKey, AtomicU64>,
     ended: Cache<ConnectionKey, AtomicU64>,
     traffic: Cache<(Id, Option<Protocol>), Traffic>,
@@ -108,11 +112,30 @@ impl Front {
             accept_errors: Cache::default(),
             handshakes: Cache::default(),
             connects: Cache::default(),
+            distrusted: Cache::default(),
             refusals: Cache::default(),
+            decisions: Cache::default(),
             requests: Cache::default(),
             ended: Cache::default(),
             traffic: Cache::default(),
         }
+    }
+
+    /// Which rule decided, and what. Only rules are told apart, which the operator wrote: no peer can fill this.
+    fn count_decision(&self, record: &Record) {
+        let audited = record.audit.as_ref();
+        let Some(rule) = audited.map_or(record.rule.as_ref(), |audit| audit.rule.as_ref().or(record.rule.as_ref()))
+        else {
+            return;
+        };
+        let decision = match record.outcome {
+            _ if audited.is_some() => "would_refuse",
+            Outcome::Refused { stage: Stage::Authorise, .. } => "refused",
+            _ => "admitted",
+        };
+        let key = (Arc::clone(rule), decision);
+        let coarse = || (Arc::from("other"), decision);
+        self.decisions.at(&self.shard.decisions, &key, || key.clone(), coarse, self.numbers.max_series, add_one);
     }
 
     fn cluster(&self, record: &Record) -> Id {
@@ -196,6 +219,7 @@ impl Observer for Front {
                 text(&self.connects, &shard.connects, result);
                 shard.connect_seconds.observe(took);
             }
+            Event::Distrusted { reason, .. } => text(&self.distrusted, &shard.distrusted, reason),
             Event::Retried => add_one(&shard.retries),
             Event::Ejected => add_one(&shard.ejections),
             Event::Panicked => add_one(&shard.panics),
@@ -215,6 +239,7 @@ impl Observer for Front {
             let coarse = || (stage, fault, "other");
             self.refusals.at(&self.shard.refusals, &key, || key, coarse, MAX_TEXTS * 8, add_one);
         }
+        self.count_decision(record);
         if let Some(request) = &record.request {
             self.count_request(record, service, client, request.status, request.grpc_status);
             self.count_traffic(record, service);

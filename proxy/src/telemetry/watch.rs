@@ -4,7 +4,7 @@
 //! [`Metrics`]. Whoever assembles the process connects the two, so that no room needs to know that it is counted.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isthmus_probe::endpoint::Endpoint;
 
@@ -32,7 +32,58 @@ pub struct Root {
     pub expires: Option<SystemTime>,
 }
 
+/// How it goes with files that are read again and again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reloads {
+    /// How often what they hold was taken.
+    pub ok: u64,
+    /// How often it was refused.
+    pub failed: u64,
+    /// Whether something is wrong with them now.
+    pub failing: bool,
+    /// How long ago they were last found in order; None where nothing is read.
+    pub age: Option<Duration>,
+}
+
+/// The names of the three families about one set of files.
+#[derive(Clone, Copy, Debug)]
+pub struct ReloadNames {
+    /// Counts by `result`.
+    pub total: &'static str,
+    /// 1 while something is wrong.
+    pub failed: &'static str,
+    /// Seconds since all was in order.
+    pub age: &'static str,
+}
+
+/// The names for the credentials.
+pub const TLS_RELOAD: ReloadNames = ReloadNames {
+    total: "isthmus_tls_reload",
+    failed: "isthmus_tls_reload_failed",
+    age: "isthmus_tls_reload_age_seconds",
+};
+
 impl Metrics {
+    /// Shows how it goes with files that are read again and again.
+    pub fn watch_reloads(&self, names: ReloadNames, read: impl Fn() -> Reloads + Send + Sync + 'static) {
+        let read = Arc::new(read);
+        let (failing, age) = (Arc::clone(&read), Arc::clone(&read));
+        self.read(names.total, "Changes of the files, by whether they were taken.", Kind::Counter, move || {
+            let reloads = read();
+            vec![reading("result", "ok", reloads.ok), reading("result", "failed", reloads.failed)]
+        });
+        self.read(
+            names.failed,
+            "Whether the files hold something that is not taken: 1 is yes.",
+            Kind::Gauge,
+            move || vec![Reading { labels: vec![], value: f64::from(u8::from(failing().failing)) }],
+        );
+        self.read(names.age, "Time since the files were last found in order.", Kind::Gauge, move || {
+            let age = age().age.map(|age| Reading { labels: vec![], value: age.as_secs_f64() });
+            age.into_iter().collect()
+        });
+    }
+
     /// Shows when certificates end.
     pub fn watch_certificates(&self, read: impl Fn() -> Certificates + Send + Sync + 'static) {
         let read = Arc::new(read);

@@ -88,6 +88,8 @@ pub enum Error {
         reason: Reason,
         /// What the certificate says of itself.
         presented: String,
+        /// All that was presented, for those who want to know more.
+        chain: Chain,
     },
     /// The socket failed, or was closed.
     #[error("the socket failed during the handshake")]
@@ -114,8 +116,8 @@ impl Error {
 
     /// Sorts what the library says.
     fn from_handshake(error: io::Error, refused: Option<Refused>) -> Self {
-        if let Some(Refused { reason, presented }) = refused {
-            return Self::Certificate { reason, presented };
+        if let Some(Refused { reason, presented, chain }) = refused {
+            return Self::Certificate { reason, presented, chain };
         }
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             None => Self::Io(error),

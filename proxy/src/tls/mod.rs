@@ -12,7 +12,6 @@ pub mod client;
 pub mod credentials;
 pub mod explain;
 pub mod files;
-mod hello;
 pub mod inspect;
 pub mod mint;
 pub mod pem;
@@ -34,7 +33,7 @@ use crate::addr::{Name, Suffix};
 use crate::rewind::Rewind;
 
 /// What Linkerd's proxies ask for when a transport header will follow (Linkerd wire document §1.3).
-pub const ALPN_TRANSPORT_HEADER: &[u8] = b"transport.l5d.io/v1";
+pub const ALPN_TRANSPORT_HEADER: &[u8] = crate::wire::transport_header::ALPN;
 
 /// HTTP/2 over TLS (RFC 9113 §3.2).
 pub const ALPN_H2: &[u8] = b"h2";

@@ -16,7 +16,6 @@ use rustls::PeerIncompatible;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
-use super::hello::{self, Found};
 use super::verifier::{AUTHORITIES, REFUSED, Refused};
 use super::verify::{self, Reason};
 use super::{Alpn, Chain, Credentials, Fingerprint, ServerStream, Settings, Sni, inspect};
@@ -24,6 +23,7 @@ use crate::addr::Name;
 use crate::fault::{Fault, Refusal};
 use crate::identity::Identity;
 use crate::rewind::Rewind;
+use crate::wire::{Decoded, client_hello};
 
 /// Room for a hello of today at once, in bytes.
 const FIRST_READ_BYTES: usize = 4 * 1024;
@@ -149,16 +149,12 @@ where
             }
             Err(error) => return Err(Error::Io(error)),
         }
-        return match hello::look(buffer, settings.max_hello_bytes) {
-            Found::More => continue,
-            Found::Hello(None) => Ok(None),
-            Found::Hello(Some(name)) => match std::str::from_utf8(&name).ok().filter(|text| !text.ends_with('.')) {
-                Some(text) => text.parse().map(Some).map_err(|_| Error::Malformed("the server name is no name".into())),
-                None => Err(Error::Malformed("the server name is no name".into())),
-            },
-            Found::Malformed => Err(Error::Malformed("a ClientHello that is none".into())),
-            Found::NotTls => Err(Error::Plaintext),
-            Found::TooLarge => Err(Error::HelloTooLarge),
+        return match client_hello::decode(buffer, settings.max_hello_bytes) {
+            Decoded::More => continue,
+            Decoded::Done { value, .. } => Ok(value.server_name),
+            Decoded::Bad(client_hello::Bad::Record) => Err(Error::Plaintext),
+            Decoded::Bad(client_hello::Bad::Length) => Err(Error::HelloTooLarge),
+            Decoded::Bad(reason) => Err(Error::Malformed(reason.to_string())),
         };
     }
 }
@@ -255,7 +251,7 @@ impl Error {
     /// Sorts what the library says.
     fn from_handshake(error: io::Error, refused: Option<Refused>, hello_bytes: usize) -> Self {
         use rustls::Error as Tls;
-        if let Some(Refused { reason, presented }) = refused {
+        if let Some(Refused { reason, presented, .. }) = refused {
             return Self::Certificate { reason, presented };
         }
         let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) else {

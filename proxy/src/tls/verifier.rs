@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::provider::{provider, sha256};
 use super::verify::{Reason, Side, Trust, system_time};
-use super::{Der, Fingerprint, inspect};
+use super::{Chain, Der, Fingerprint, inspect};
 use crate::identity::Identity;
 
 /// A certificate that was refused: why, and what it said of itself.
@@ -22,6 +22,7 @@ use crate::identity::Identity;
 pub(super) struct Refused {
     pub(super) reason: Reason,
     pub(super) presented: String,
+    pub(super) chain: Chain,
 }
 
 tokio::task_local! {
@@ -33,9 +34,10 @@ tokio::task_local! {
 }
 
 /// Leaves the reason behind and gives the library what it needs.
-fn refuse(leaf: &CertificateDer<'_>, reason: Reason) -> rustls::Error {
+fn refuse(leaf: &CertificateDer<'_>, others: &[CertificateDer<'_>], reason: Reason) -> rustls::Error {
     let error = reason.to_rustls();
-    let refused = Refused { reason, presented: inspect::describe(leaf) };
+    let chain = std::iter::once(leaf).chain(others).map(|der| der.clone().into_owned()).collect();
+    let refused = Refused { reason, presented: inspect::describe(leaf), chain };
     // Outside a handshake of ours there is nobody to tell.
     let _ = REFUSED.try_with(|slot| slot.set(Some(refused)));
     error
@@ -68,7 +70,7 @@ impl ClientCertVerifier for ClientVerifier {
                 let _ = AUTHORITIES.try_with(|slot| slot.set(authorities));
                 Ok(ClientCertVerified::assertion())
             }
-            Err(reason) => Err(refuse(leaf, reason)),
+            Err(reason) => Err(refuse(leaf, others, reason)),
         }
     }
 
@@ -115,7 +117,7 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         match self.trust.check_server(&whole(leaf, others), &self.expected, system_time(now)) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(reason) => Err(refuse(leaf, reason)),
+            Err(reason) => Err(refuse(leaf, others, reason)),
         }
     }
 

@@ -155,6 +155,11 @@ pub fn recheck_upstream(
     credentials.trust().check_server(chain, expected, now)
 }
 
+/// When each certificate of a chain ends, the leaf's end first. What cannot be read has no end: it was not accepted.
+pub fn ends(chain: &[Der]) -> Vec<SystemTime> {
+    chain.iter().filter_map(|der| inspect::certificate(der).ok()).map(|certificate| certificate.not_after).collect()
+}
+
 /// Who a client is by its leaf: the first subject alternative name that is usable. Only to be asked of a chain that
 /// was accepted.
 pub(super) fn identity(leaf: &[u8]) -> Option<Identity> {

@@ -118,6 +118,10 @@ impl Refusal for Limited {
             Limit::Rate => "authorise.rate_limited",
         }
     }
+
+    fn retry_after(&self) -> Option<Duration> {
+        Some(self.retry_after)
+    }
 }
 
 /// What a rule gives to those it lets through.

@@ -177,15 +177,15 @@ fn by_hand(pki: &Pki, addrs: Addrs, folder: &Path) -> String {
 Try it by hand (the client's certificate is in {folder} as long as this runs):
 
   # HTTP/1.1, then HTTP/2, to a service behind the gateway
-  curl --http1.1 {certificates} --connect-to ::127.0.0.1: -H 'host: web.demo.svc.cluster.local' https://{gateway}:{port}/hello
-  curl --http2 {certificates} --connect-to ::127.0.0.1: -H 'host: web.demo.svc.cluster.local' https://{gateway}:{port}/hello
+  curl -sS --http1.1 {certificates} --connect-to ::127.0.0.1: -H 'host: web.demo.svc.cluster.local' https://{gateway}:{port}/hello
+  curl -sS --http2 {certificates} --connect-to ::127.0.0.1: -H 'host: web.demo.svc.cluster.local' https://{gateway}:{port}/hello
   # a service that is not exported
-  curl -i {certificates} --connect-to ::127.0.0.1: -H 'host: private.demo.svc.cluster.local' https://{gateway}:{port}/
+  curl -sSi {certificates} --connect-to ::127.0.0.1: -H 'host: private.demo.svc.cluster.local' https://{gateway}:{port}/
   # the probe, as a remote mirror asks it
-  curl {certificates} --connect-to ::127.0.0.1: https://{gateway}:{probe_port}/health
+  curl -sS {certificates} --connect-to ::127.0.0.1: https://{gateway}:{probe_port}/health
   # what the gateway knows and counts
-  curl http://{admin}/state
-  curl http://{admin}/metrics
+  curl -sS http://{admin}/state
+  curl -sS http://{admin}/metrics
 
 Ctrl-C ends it.",
         admin = addrs.admin,

@@ -112,6 +112,7 @@ impl West {
         socket.send(Message::text(text)).await?;
         let echo = socket.next().await.context("the socket ended before its echo")??;
         socket.close(None).await?;
+        while let Some(Ok(_)) = socket.next().await {} // until the other side has said goodbye too
         Ok(format!("{status}, echo \"{}\"", echo.to_text()?))
     }
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -22,6 +22,7 @@ use super::exchange::Exchange;
 use super::identify;
 use crate::balance::{Failure, Guard};
 use crate::connect::Streamed;
+use crate::gateway::paced::Pacer;
 
 /// What is sent to a client: nothing, a few bytes of our own, or what an endpoint answers.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub(crate) struct Body {
     /// The endpoint counts as busy until its answer has ended.
     guard: Option<Guard>,
     exchange: Option<Box<Exchange>>,
+    pacer: Pacer,
 }
 
 #[derive(Debug)]
@@ -44,11 +46,11 @@ impl Body {
     }
 
     pub(crate) fn ours(body: Full<Bytes>) -> Self {
-        Self { source: Source::Ours(body), guard: None, exchange: None }
+        Self { source: Source::Ours(body), guard: None, exchange: None, pacer: Pacer::default() }
     }
 
     pub(crate) fn upstream(body: Streamed<RequestBody>, guard: Option<Guard>) -> Self {
-        Self { source: Source::Upstream(body), guard, exchange: None }
+        Self { source: Source::Upstream(body), guard, exchange: None, pacer: Pacer::default() }
     }
 
     /// Hands the record over: it is closed when this body has ended or is dropped.
@@ -56,6 +58,7 @@ impl Body {
         if self.is_end_stream() {
             exchange.served();
         } else {
+            self.pacer = exchange.pacer();
             self.exchange = Some(exchange);
         }
         self
@@ -74,6 +77,7 @@ impl http_body::Body for Body {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        ready!(self.pacer.poll_ready(cx));
         let polled = match &mut self.source {
             Source::Ours(body) => match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(frame) => Poll::Ready(frame.map(|frame| Ok(frame.unwrap_or_else(|never| match never {})))),
@@ -84,6 +88,7 @@ impl http_body::Body for Body {
         let Poll::Ready(frame) = polled else { return Poll::Pending };
         match &frame {
             Some(Ok(frame)) => {
+                self.pacer.moved(frame.data_ref().map_or(0, Bytes::len));
                 if let Some(exchange) = &mut self.exchange {
                     if let Some(data) = frame.data_ref() {
                         exchange.sent(data.len() as u64);
@@ -159,6 +164,7 @@ struct Shared {
     failed: Cell<bool>,
     received: Rc<Cell<u64>>,
     gate: Option<Arc<Gate>>,
+    pacer: RefCell<Pacer>,
     /// The field of the client's assertion, which trailers may not hold either.
     assertion: HeaderName,
 }
@@ -168,7 +174,7 @@ impl RequestBody {
         incoming: Incoming,
         received: Rc<Cell<u64>>,
         gate: Option<Arc<Gate>>,
-        assertion: HeaderName,
+        (pacer, assertion): (Pacer, HeaderName),
     ) -> Self {
         if incoming.is_end_stream() {
             return Self(None);
@@ -179,6 +185,7 @@ impl RequestBody {
             failed: Cell::new(false),
             received,
             gate,
+            pacer: RefCell::new(pacer),
             assertion,
         })))
     }
@@ -209,6 +216,7 @@ impl http_body::Body for RequestBody {
         {
             return Poll::Pending;
         }
+        ready!(shared.pacer.borrow_mut().poll_ready(cx));
         let mut polled = Pin::new(&mut *shared.incoming.borrow_mut()).poll_frame(cx);
         match &mut polled {
             Poll::Pending => {}
@@ -217,6 +225,7 @@ impl http_body::Body for RequestBody {
                 shared.touched.set(true);
                 if let Some(data) = frame.data_ref() {
                     shared.received.set(shared.received.get() + data.len() as u64);
+                    shared.pacer.borrow_mut().moved(data.len());
                 }
                 if let Some(trailers) = frame.trailers_mut() {
                     identify::clean_trailers(trailers, &shared.assertion);

@@ -11,8 +11,10 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::session::HttpSession;
+use crate::authorise::{self, Permit};
 use crate::fault::Fault;
 use crate::gateway::Gateway;
+use crate::gateway::paced::Pacer;
 use crate::gateway::refuse::{self, Refused};
 use crate::record::{Event, Outcome, Protocol, Record, Request, Stage};
 
@@ -26,6 +28,8 @@ pub(crate) struct Exchange {
     pub(crate) record: Record,
     /// Counted by the request's body, which lives apart from the response's.
     pub(crate) received: Rc<Cell<u64>>,
+    /// Counts against the limits until the exchange has ended.
+    permit: Option<Rc<Permit>>,
     settled: bool,
 }
 
@@ -54,8 +58,24 @@ impl Exchange {
                 ..Record::connection(Arc::clone(&session.peer), SystemTime::now())
             },
             received: Rc::default(),
+            permit: None,
             settled: false,
         }
+    }
+
+    /// Holds the permit until the end.
+    pub(super) fn hold(&mut self, permit: Rc<Permit>) {
+        self.permit = Some(permit);
+    }
+
+    /// How the request stands against the rate with the least left.
+    pub(super) fn standing(&self) -> Option<authorise::Standing> {
+        self.permit.as_ref().and_then(|permit| permit.standing())
+    }
+
+    /// What rests after response bytes, where a limit says so.
+    pub(super) fn pacer(&self) -> Pacer {
+        self.permit.as_ref().map(Pacer::new).unwrap_or_default()
     }
 
     pub(super) fn gateway(&self) -> &Gateway {

@@ -5,7 +5,8 @@
 //! (Linkerd wire document §4.7.)
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 
 use crate::addr::Target;
@@ -55,6 +56,18 @@ pub(super) fn host_of(target: &Target) -> HeaderValue {
     HeaderValue::try_from(text).expect("a validated name is a valid field value")
 }
 
+/// HTTP/2 may carry cookies in several field lines; HTTP/1 knows one (RFC 9113 §8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().is_none() || crumbs.next().is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, cookie);
+    }
+}
+
 /// Makes a response head fit for the client: hop-by-hop fields and other proxies' notes to us are taken off.
 pub(super) fn clean_response(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
@@ -92,5 +105,12 @@ mod tests {
         left.sort_unstable();
         assert_eq!(left, ["content-length", "host", "te", "trailer"]);
         assert_eq!(headers["te"], "trailers");
+    }
+
+    #[test]
+    fn cookies_become_one_field_line() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
     }
 }

@@ -28,14 +28,14 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 
 use self::guarded::{Framing, Guarded};
 use self::session::{HttpSession, Tick};
 use super::Gateway;
 use super::census::Entry;
 use super::refuse::Refused;
-use super::standing::Trust;
+use super::trust::Trust;
 use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;
@@ -145,8 +145,9 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(None) // the session's own clock tells a slow head from an idle connection
         .max_headers(settings.max_headers)
-        .max_buf_size((settings.max_header_bytes as usize).max(MIN_HTTP1_BUFFER) + 4096)
-        .pipeline_flush(true);
+        // Not `pipeline_flush`: a response would wait in hyper's buffer for as long as bytes of what follows the request
+        // are there, be it half a request or the first bytes behind a CONNECT.
+        .max_buf_size((settings.max_header_bytes as usize).max(MIN_HTTP1_BUFFER) + 4096);
     let session = start.session(Some(framing.clone()));
     let io = TokioIo::new(Guarded::new(stream, framing.clone()));
     let served = Rc::clone(&session);
@@ -213,9 +214,6 @@ pub(crate) enum How {
 /// hyper wants at least this for its read buffer, in bytes.
 const MIN_HTTP1_BUFFER: usize = 8192;
 
-/// How often a session's clock is looked at: coarse, since a timer a request would cost more than it tells.
-const TICK: Duration = Duration::from_secs(1);
-
 /// Drives a connection while looking at the drain and at the session's clock.
 async fn watch<C>(
     session: &HttpSession,
@@ -231,8 +229,7 @@ where
     let mut deadline: Option<Instant> = None;
     let mut reason: Option<Refused> = None;
     let mut distrusted = pin!(session.trust.lost());
-    let mut clock = interval(TICK);
-    clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut clock = pin!(sleep_until(session.next_look(Instant::now())));
     loop {
         tokio::select! {
             biased;
@@ -254,24 +251,31 @@ where
                 retire(connection.as_mut());
             }
             refused = distrusted.as_mut(), if deadline.is_none() => {
-                deadline = Some(Instant::now() + session.gateway.distrust_deadline);
+                let at = Instant::now() + session.gateway.distrust_deadline;
+                deadline = Some(at);
+                clock.as_mut().reset(at);
                 reason = Some(refused);
                 retired = true;
                 retire(connection.as_mut());
             }
-            _ = clock.tick() => match session.tick(Instant::now()) {
-                _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+            () = clock.as_mut() => {
+                let now = Instant::now();
+                if deadline.is_some_and(|deadline| now >= deadline) {
                     return reason.map_or(How::Cut, How::Distrusted);
                 }
-                Tick::Fine => {}
-                Tick::SlowHead => return How::SlowHead,
-                Tick::Idle => return How::Idle,
-                Tick::Retire if retired => {}
-                Tick::Retire => {
-                    retired = true;
-                    retire(connection.as_mut());
+                match session.tick(now) {
+                    Tick::Fine => {}
+                    Tick::SlowHead => return How::SlowHead,
+                    Tick::Idle => return How::Idle,
+                    Tick::Retire if retired => {}
+                    Tick::Retire => {
+                        retired = true;
+                        retire(connection.as_mut());
+                    }
                 }
-            },
+                let next = session.next_look(now);
+                clock.as_mut().reset(deadline.map_or(next, |deadline| deadline.min(next)));
+            }
         }
     }
 }

@@ -25,9 +25,12 @@ use super::session::HttpSession;
 use super::{headers, upgrade};
 use crate::balance::{Failure, Guard, Pick};
 use crate::connect::{Streamed, Version};
+use crate::detect::Naming;
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
 use crate::gateway::Routed;
+use crate::gateway::admit::rate_fields;
+use crate::gateway::paced::Pacer;
 use crate::gateway::refuse::{self, Refused};
 use crate::record::{Event, Stage};
 use crate::wire::forwarded;
@@ -63,9 +66,12 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
         Err(error) => Err(Refused::from(error)),
     };
     match answered {
-        Ok(response) => {
+        Ok(mut response) => {
             exchange.request().status = Some(response.status().as_u16());
             exchange.note_grpc_status(response.headers().get("grpc-status"));
+            if let Some(fields) = exchange.standing().and_then(|standing| rate_fields(&standing)) {
+                response.headers_mut().extend(fields);
+            }
             response.map(|body| body.recording(exchange))
         }
         Err(refused) => {
@@ -79,14 +85,19 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
 /// The probe, asked for on the gateway port by its own authority: for sites that can expose one port only.
 fn probe(session: &HttpSession, parts: &Parts) -> Option<Response<Full<Bytes>>> {
     let wanted = session.gateway.probe_authority.as_ref()?;
-    let host = parts.uri.host().or_else(|| {
-        let host = parts.headers.get(HOST)?.to_str().ok()?;
-        Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
-    })?;
-    host.strip_suffix('.')
-        .unwrap_or(host)
-        .eq_ignore_ascii_case(wanted.as_str())
-        .then(|| session.gateway.probe.answer(parts))
+    let asked = match &session.naming {
+        // A session that names its service is for that service, whatever its requests say.
+        Naming::Header(target) | Naming::Sni(target) => target.name == *wanted,
+        Naming::Port(_) => false,
+        Naming::Request => {
+            let host = parts.uri.host().or_else(|| {
+                let host = parts.headers.get(HOST)?.to_str().ok()?;
+                Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
+            })?;
+            host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(wanted.as_str())
+        }
+    };
+    asked.then(|| session.gateway.probe.answer(parts))
 }
 
 async fn proceed(
@@ -101,25 +112,33 @@ async fn proceed(
 
     let admission = gateway.admit_request(session, &ask, &parts);
     exchange.passed(Stage::Authorise);
-    let admission = admission?;
-    exchange.record.rule = admission.rule;
+    let admitted = admission?;
+    admitted.write(&mut exchange.record);
+    exchange.hold(Rc::clone(&admitted.permit));
 
     let own = gateway.credentials.load().identity().clone();
     let says_us = forwarded::names_us(parts.headers.get_all(FORWARDED), &own);
     crate::route::loops(&own, Some(&session.client), says_us)?;
-    let routed = gateway.route(admission.target).await;
+    let leaving = match ask.leaves {
+        Some(_) => Some(gateway.admit_upgrade(session, &ask, &parts, &admitted.admission)?),
+        None => None,
+    };
+    let pacer = Pacer::new(&admitted.permit);
+    let routed = gateway.route(admitted.admission.target).await;
     exchange.passed(Stage::Route);
     let routed = routed?;
 
-    if ask.leaves.is_some() {
-        return upgrade::proceed(session, ask, routed, parts, body, exchange).await;
-    }
+    // First what the client meant for this hop only goes, then what we say is put on: `connection` must not be able to
+    // name our fields and have them taken off again.
     headers::strip_hop_by_hop(&mut parts.headers);
     session.identify(&ask.target, &mut parts.headers);
+    if let Some(held) = leaving {
+        return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
+    }
 
     let gate = expects_continue(&mut parts);
-    let body =
-        RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), gateway.identify.assertion_header.clone());
+    let wary = (pacer, gateway.identify.assertion_header.clone());
+    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), wary);
     let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
     let (response, guard) = deliver(session, &ask, &routed, (head, body), gate, exchange).await?;
     Ok(to_client(response, guard, &ask))
@@ -239,6 +258,7 @@ pub(super) fn outgoing(
         }
         Version::Http1 => {
             *request.uri_mut() = Uri::from(path);
+            headers::join_cookies(request.headers_mut());
             request.headers_mut().insert(HOST, headers::host_of(&ask.target));
         }
     }

@@ -18,7 +18,7 @@ use crate::addr::Target;
 use crate::detect::Naming;
 use crate::gateway::Gateway;
 use crate::gateway::census::Entry;
-use crate::gateway::standing::Trust;
+use crate::gateway::trust::Trust;
 use crate::identity::Identity;
 use crate::record::Peer;
 
@@ -38,6 +38,9 @@ pub(crate) struct HttpSession {
     opened: Instant,
     idle_since: Cell<Instant>,
 }
+
+/// Looks are at least this far apart, whatever the limits.
+const SOONEST_LOOK: Duration = Duration::from_millis(10);
 
 /// What the session's clock says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,6 +92,17 @@ impl HttpSession {
     pub(super) fn request_ended(&self) {
         self.active.set(self.active.get().saturating_sub(1));
         self.idle_since.set(Instant::now());
+    }
+
+    /// When the clock must be looked at next. One timer serves a session however many requests it carries: what begins
+    /// after this look ends, by its own limit, no earlier than the next one, which then knows the exact moment.
+    pub(super) fn next_look(&self, now: Instant) -> Instant {
+        let settings = &self.gateway.http;
+        let idle = if self.active.get() == 0 { self.idle_since.get() } else { now } + settings.idle_timeout;
+        let head = self.framing.as_ref().map(|framing| framing.head_since().unwrap_or(now) + settings.header_timeout);
+        let age = settings.max_age.map(|age| self.opened + age).filter(|at| *at > now);
+        let next = [Some(idle), head, age].into_iter().flatten().min().unwrap_or(idle);
+        next.max(now + SOONEST_LOOK)
     }
 
     pub(super) fn tick(&self, now: Instant) -> Tick {

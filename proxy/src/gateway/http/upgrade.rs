@@ -32,44 +32,36 @@ use super::exchange::Exchange;
 use super::request::outgoing;
 use super::session::HttpSession;
 use super::{headers, websocket};
+use crate::authorise::Permit;
 use crate::balance::Guard;
 use crate::connect::{Streamed, Version};
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
 use crate::gateway::Routed;
 use crate::gateway::refuse::Refused;
-use crate::gateway::standing::{Standing, Upgraded};
+use crate::gateway::standing::Standing;
 use crate::gateway::tcp::{self, Line};
 use crate::record::Stage;
+
+/// What an upgraded connection holds while it lives: its count against the limits, and what asks again whether it may stay.
+type Held = (Rc<Permit>, Standing);
 
 /// Lets one request leave HTTP.
 pub(super) async fn proceed(
     session: &Rc<HttpSession>,
-    ask: Ask,
-    routed: Routed,
-    mut parts: Parts,
+    (ask, routed, held): (Ask, Routed, Held),
+    parts: Parts,
     body: Incoming,
     exchange: &mut Box<Exchange>,
 ) -> Result<Response<Body>, Refused> {
-    let upgraded = Upgraded {
-        method: parts.method.clone(),
-        path: parts.uri.path().into(),
-        host: parts.uri.host().map(Into::into),
-        headers: parts.headers.clone(),
-    };
-    let standing = session.gateway.standing(session, routed.target(), upgraded);
     let client = hyper::upgrade::on(Request::from_parts(parts.clone(), body));
     match ask.leaves.clone() {
-        None | Some(Leaves::Connect) => connect(session, routed, client, standing, exchange).await,
+        None | Some(Leaves::Connect) => connect(session, routed, client, held, exchange).await,
         Some(Leaves::Upgrade(protocol)) => {
-            headers::strip_hop_by_hop(&mut parts.headers);
-            session.identify(&ask.target, &mut parts.headers);
-            switch(session, Switch { ask, routed, parts, client, standing, protocol, over_h2: false }, exchange).await
+            switch(session, Switch { ask, routed, parts, client, held, protocol, over_h2: false }, exchange).await
         }
         Some(Leaves::Extended(protocol)) => {
-            headers::strip_hop_by_hop(&mut parts.headers);
-            session.identify(&ask.target, &mut parts.headers);
-            switch(session, Switch { ask, routed, parts, client, standing, protocol, over_h2: true }, exchange).await
+            switch(session, Switch { ask, routed, parts, client, held, protocol, over_h2: true }, exchange).await
         }
     }
 }
@@ -79,14 +71,14 @@ async fn connect(
     session: &Rc<HttpSession>,
     routed: Routed,
     client: OnUpgrade,
-    standing: Standing,
+    held: Held,
     exchange: &mut Box<Exchange>,
 ) -> Result<Response<Body>, Refused> {
     let gateway = &session.gateway;
     let (stream, guard, endpoint) = tcp::open(gateway, &routed).await?;
     exchange.passed(Stage::Connect);
     exchange.record.endpoint = Some(endpoint);
-    join(session, standing, client, (stream, endpoint), guard);
+    join(session, held, client, (stream, endpoint), guard);
     Ok(Response::new(Body::empty()))
 }
 
@@ -96,7 +88,7 @@ struct Switch {
     routed: Routed,
     parts: Parts,
     client: OnUpgrade,
-    standing: Standing,
+    held: Held,
     protocol: HeaderValue,
     /// Whether the client asked by extended CONNECT.
     over_h2: bool,
@@ -108,29 +100,35 @@ async fn switch(
     exchange: &mut Box<Exchange>,
 ) -> Result<Response<Body>, Refused> {
     let gateway = &session.gateway;
-    let Switch { ask, routed, parts, client, standing, protocol, over_h2 } = switch;
-    let pick = routed.pick(&[]).await?;
-    exchange.passed(Stage::Balance);
-    exchange.record.endpoint = Some(pick.endpoint.addr);
-    let to_h2 = match pick.endpoint.speaks {
-        Speaks::Http2 => true,
-        Speaks::AsClient | Speaks::Http1 => false,
-        Speaks::Opaque => return Err(unsupported("an opaque service was asked for by HTTP")),
-    };
+    let Switch { ask, routed, parts, client, held, protocol, over_h2 } = switch;
     let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
-    if (to_h2 || over_h2) && !websocket {
-        return Err(unsupported("only WebSocket crosses between HTTP/1 and HTTP/2"));
-    }
-    let client_key = parts.headers.get(SEC_WEBSOCKET_KEY).cloned();
-    let (request, our_key) = if to_h2 { extended(&parts, &ask) } else { upgrade(&parts, &ask, &protocol, over_h2) };
-    let version = if to_h2 { Version::Http2 } else { Version::Http1 };
-    let answer = gateway.send(&pick.endpoint, request, version).await;
-    exchange.passed(Stage::Connect);
-    let mut answer = match answer {
-        Ok(answer) => answer,
-        Err(error) => {
-            gateway.failed(&pick.guard, error.failure);
-            return Err(error.refused);
+    let mut avoid = Vec::new();
+    let (pick, mut answer, our_key, to_h2) = loop {
+        let pick = routed.pick(&avoid).await?;
+        exchange.passed(Stage::Balance);
+        exchange.record.endpoint = Some(pick.endpoint.addr);
+        let to_h2 = match pick.endpoint.speaks {
+            Speaks::Http2 => true,
+            Speaks::AsClient | Speaks::Http1 => false,
+            Speaks::Opaque => return Err(unsupported("an opaque service was asked for by HTTP")),
+        };
+        if (to_h2 || over_h2) && !websocket {
+            return Err(unsupported("only WebSocket crosses between HTTP/1 and HTTP/2"));
+        }
+        let (request, key) = if to_h2 { extended(&parts, &ask) } else { upgrade(&parts, &ask, &protocol, over_h2) };
+        let version = if to_h2 { Version::Http2 } else { Version::Http1 };
+        let sent = gateway.send(&pick.endpoint, request, version).await;
+        exchange.passed(Stage::Connect);
+        match sent {
+            Ok(answer) => break (pick, answer, key, to_h2),
+            Err(error) => {
+                gateway.failed(&pick.guard, error.failure);
+                let again = error.retry_is_safe && avoid.len() < gateway.http.max_retries as usize;
+                if !again || !gateway.retries.take() {
+                    return Err(error.refused);
+                }
+                avoid.push(pick.endpoint.addr);
+            }
         }
     };
     pick.guard.first_byte();
@@ -150,13 +148,14 @@ async fn switch(
         ));
     }
     let upstream = hyper::upgrade::on(&mut answer);
-    let response = agreed_response(&answer, &protocol, client_key.as_ref(), over_h2);
+    let client_key = parts.headers.get(SEC_WEBSOCKET_KEY);
+    let response = agreed_response(&answer, &protocol, client_key, over_h2);
     if let Some(framing) = &session.framing {
         framing.upgraded();
     }
     let upstream = async move { upstream.await.map(TokioIo::new) };
     let endpoint = pick.endpoint.addr;
-    join_later(session, standing, client, (upstream, endpoint), (pick.guard, answer.into_body()));
+    join_later(session, held, client, (upstream, endpoint), (pick.guard, answer.into_body()));
     Ok(response)
 }
 
@@ -238,37 +237,32 @@ fn agreed_response(
     response
 }
 
-fn join<U>(
-    session: &Rc<HttpSession>,
-    standing: Standing,
-    client: OnUpgrade,
-    (upstream, at): (U, SocketAddr),
-    guard: Guard,
-) where
+fn join<U>(session: &Rc<HttpSession>, held: Held, client: OnUpgrade, (upstream, at): (U, SocketAddr), guard: Guard)
+where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     if let Some(framing) = &session.framing {
         framing.upgraded();
     }
-    join_later(session, standing, client, (std::future::ready(Ok(upstream)), at), guard);
+    join_later(session, held, client, (std::future::ready(Ok(upstream)), at), guard);
 }
 
 /// Waits until both sides have left HTTP, then relays between them as an opaque connection with a record of its own.
 fn join_later<U>(
     session: &Rc<HttpSession>,
-    standing: Standing,
+    held: Held,
     client: OnUpgrade,
     (upstream, endpoint): (impl Future<Output = hyper::Result<U>> + 'static, SocketAddr),
-    held: impl std::fmt::Debug + 'static,
+    busy: impl std::fmt::Debug + 'static,
 ) where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let line = Line::new(&session.gateway, &session.peer, standing, endpoint);
+    let line = Line::new(&session.gateway, &session.peer, held, endpoint);
     tokio::task::spawn_local(async move {
         match futures_util::future::try_join(client, upstream).await {
             Ok((client, upstream)) => line.relay(TokioIo::new(client), upstream).await,
             Err(error) => tracing::debug!(stage = "relay", %error, "an upgrade was agreed but never happened"),
         }
-        drop(held); // until here the endpoint counts as busy, and its stream as open
+        drop(busy); // until here the endpoint counts as busy, and its stream as open
     });
 }

@@ -1,0 +1,247 @@
+//! The operator's words: what is wrong with them is said where it stands; and the binary's other doors.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use assert_cmd::Command;
+use isthmus::config::{Config, reference};
+use isthmus_tests::pki::{GATEWAY, Pki};
+use isthmus_tests::{soon, upstream};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+const TLS: &str = "tls: { chain_file: a, key_file: b, bundle_file: c }\n";
+
+/// Texts, and where and what their first fault is.
+fn wrong() -> Vec<(String, &'static str)> {
+    let with = |text: &str| format!("{TLS}{text}");
+    vec![
+        (String::new(), "x.yaml:1:1: tls.chain_file: missing"),
+        ("tls:\n  chain_file: a\n".to_owned(), "x.yaml:2:3: tls.key_file: missing"),
+        ("tls:\n  chain_file: a\n  key_file: ''\n  bundle_file: c\n".to_owned(), "x.yaml:3:13: tls.key_file: missing"),
+        (with("htp: {}\n"), "x.yaml:2:1: unknown field `htp`"),
+        (with("http:\n  max_retry: 1\n"), "x.yaml:3:3: unknown field `max_retry`"),
+        (with("http:\n  header_timeout: 10\n"), "x.yaml:3:19: `10` is no duration; write a number and ms, s, m, h or d"),
+        (with("http:\n  header_timeout: soon\n"), "x.yaml:3:19: `soon` is no duration"),
+        (with("http:\n  stream_window: 1KB\n"), "x.yaml:3:18: `1KB` is no size"),
+        (with("http:\n  max_streams: 0\n"), "x.yaml:3:16: http.max_streams: 0 would refuse every HTTP/2 request"),
+        (with("http:\n  max_header_bytes: 100\n"), "x.yaml:3:21: http.max_header_bytes: below 1KiB"),
+        (with("http:\n  retry_budget: 1.5\n"), "x.yaml:3:17: http.retry_budget: a share is a number from 0.0 to 1.0"),
+        (with("balance: { queue: 5, max_ejected: -1 }\n"), "x.yaml:2:35: balance.max_ejected: a share is a number"),
+        (with("telemetry:\n  log: info\n  # a comment: with access_log_sample: in it\n  access_log_sample: 2\n"), "x.yaml:5:22: telemetry.access_log_sample: a share"),
+        (with("telemetry: { access_log: some }\n"), "x.yaml:2:26: unknown variant `some`"),
+        (with("accept:\n  listen: 4143\n"), "x.yaml:3:11: `4143` is not an address and a port"),
+        (with("accept:\n  listen: localhost:4143\n"), "x.yaml:3:11: `localhost:4143` is not an address and a port"),
+        (with("accept:\n  max_connections: 0\n"), "x.yaml:3:20: accept.max_connections: 0 would accept nobody"),
+        (with("accept:\n  max_connections: -1\n"), "x.yaml:3:20: `-1` is not a whole number"),
+        (with("accept:\n  proxy_networks: [10.0.0.0/40]\n"), "x.yaml:3:20: `10.0.0.0/40` is not a network"),
+        (with("accept:\n  listen: '[::]:4181'\n"), "x.yaml:1:1: probe.listen: port 4181 is taken by another listener"),
+        (with("accept: { listen: '[::]:9' }\nadmin:\n  listen: 127.0.0.1:9\n"), "x.yaml:4:11: admin.listen: port 9 is taken"),
+        (with("probe:\n  path: health\n"), "x.yaml:3:9: probe.path: a path begins with a slash"),
+        (with("drain:\n  announce: 60s\n"), "drain.deadline: shorter than drain.announce"),
+        (with("drain:\n  announce: 5s\n  deadline: 1s\n"), "x.yaml:4:13: drain.deadline: shorter than drain.announce"),
+        (with("route:\n  suffixes: [svc..local]\n"), "x.yaml:3:14: `svc..local` is no DNS suffix"),
+        (with("sources:\n  services:\n    - name: web.svc.cluster.local\n      port: 80\n      endpoints: []\n    - name: web.svc.cluster.local\n      port: 80\n      endpoints: []\n"), "x.yaml:7:13: sources.services[1].name: web.svc.cluster.local:80 stands in the table twice"),
+        (with("sources:\n  services:\n    - name: web.example\n      port: 80\n      endpoints: []\n"), "x.yaml:4:13: sources.services[0].name: web.example lies outside route.suffixes"),
+        (with("sources:\n  services:\n    - { port: 0, name: web.svc.cluster.local, endpoints: [] }\n"), "x.yaml:4:15: sources.services[0].port: a port is a number from 1 to 65535"),
+        (with("sources:\n  services:\n    - name: web.svc.cluster.local\n      port: 80\n      endpoints: [{ address: web:80 }]\n"), "x.yaml:6:30:"),
+        (with("sources:\n  services:\n    - name: web.svc.cluster.local\n      port: 80\n      tls:\n        identity: spiffe://x/y\n      endpoints: []\n"), "x.yaml:7:9: sources.services[0].tls: an identity that is a URI needs a server_name"),
+        (with("sources:\n  services:\n    - name: web.svc.cluster.local\n      endpoints: []\n"), "missing field `port`"),
+        (with("authorise:\n  default: maybe\n"), "x.yaml:3:12: unknown variant `maybe`"),
+        (with("authorise:\n  rules:\n    - { name: a, action: allow, services: [web] }\n    - name: b\n      action: allow\n      http:\n        methods: [get]\n"), "x.yaml:8:19: authorise.rules[1].http.methods[0]: `get`: not a method: methods are written in capitals; did you mean `GET`?"),
+        (with("authorise:\n  limits: { requests_per_second: 0 }\n"), "x.yaml:3:35: authorise.limits.requests_per_second: `0`: a limit of zero"),
+        (with("probe: { plaintext: maybe }\n"), "x.yaml:2:21: `maybe` is not true or false"),
+        (format!("{TLS}{TLS}"), "x.yaml:2:1: "),
+        ("- a\n- b\n".to_owned(), "x.yaml:1:1:"),
+        ("tls: { chain_file: a\n".to_owned(), "x.yaml:"),
+    ]
+}
+
+#[test]
+fn what_is_wrong_is_said_where_it_stands() {
+    let mut failures = Vec::new();
+    for (text, expected) in wrong() {
+        match Config::parse(Path::new("x.yaml"), &text) {
+            Ok(_) => failures.push(format!("taken, instead of {expected}:\n{text}")),
+            Err(error) if error.to_string().contains(expected) => {}
+            Err(error) => failures.push(format!("{error}\n   instead of {expected}\n{text}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn the_reference_is_a_configuration() {
+    let mut text = reference::reference();
+    for key in ["chain_file", "key_file", "bundle_file"] {
+        let empty = format!("  {key}: \"\"\n");
+        assert!(text.contains(&empty), "{key}");
+        text = text.replace(&empty, &format!("  {key}: {key}.pem\n"));
+    }
+    let config = Config::parse(Path::new("reference.yaml"), &text).unwrap();
+    let least = Config::parse(
+        Path::new("reference.yaml"),
+        "tls: { chain_file: chain_file.pem, key_file: key_file.pem, bundle_file: bundle_file.pem }\n",
+    );
+    assert_eq!(config.file, least.unwrap().file, "the reference says nothing but the defaults");
+}
+
+#[test]
+fn the_schema() {
+    insta::assert_snapshot!(serde_json::to_string_pretty(&reference::schema()).unwrap());
+}
+
+fn isthmus() -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin("isthmus"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ISTHMUS_")) {
+        command.env_remove(name);
+    }
+    // Help wraps at the terminal's width.
+    command.env("COLUMNS", "100");
+    command
+}
+
+#[test]
+fn the_help_of_all_doors() {
+    let mut all = String::new();
+    for door in [&[][..], &["run"], &["demo"], &["certs"], &["config"]] {
+        let output = isthmus().args(door).arg("--help").output().unwrap();
+        assert!(output.status.success());
+        all += &format!("$ isthmus {} --help\n{}\n", door.join(" "), String::from_utf8(output.stdout).unwrap());
+    }
+    insta::assert_snapshot!(all);
+}
+
+/// A folder with a configuration and the certificates that it names.
+fn folder(more: &str) -> (tempfile::TempDir, PathBuf) {
+    let pki = Pki::get();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("chain.pem", &pki.gateway.chain);
+    write("key.pem", &pki.gateway.key);
+    write("bundle.pem", &pki.anchor.cert_pem());
+    let text = format!(
+        "tls: {{ chain_file: chain.pem, key_file: key.pem, bundle_file: bundle.pem }}\naccept: {{ listen: '127.0.0.1:0' }}\nprobe: {{ listen: '127.0.0.1:0' }}\nadmin: {{ listen: '127.0.0.1:0' }}\n{more}"
+    );
+    write("isthmus.yaml", &text);
+    let path = folder.path().join("isthmus.yaml");
+    (folder, path)
+}
+
+#[test]
+fn exit_codes() {
+    isthmus().arg("--version").assert().code(0);
+    isthmus().arg("config").arg("reference").assert().code(0);
+    isthmus().arg("config").arg("schema").assert().code(0);
+    isthmus().assert().code(64);
+    isthmus().arg("fly").assert().code(64);
+    isthmus().args(["run", "--config"]).assert().code(64);
+    let absent = isthmus().args(["run", "--config", "/nonexistent/isthmus.yaml"]).assert().code(64);
+    assert!(String::from_utf8_lossy(&absent.get_output().stderr).contains("/nonexistent/isthmus.yaml: cannot be read"));
+    let (_held, path) = folder("");
+    let fine = isthmus().args(["run", "--check", "--config"]).arg(&path).assert().code(0);
+    assert!(String::from_utf8_lossy(&fine.get_output().stdout).contains(GATEWAY));
+    let (_held, path) = folder("http: { max_retries: many }\n");
+    let bad = isthmus().args(["run", "--check", "--config"]).arg(&path).assert().code(64);
+    let said = String::from_utf8_lossy(&bad.get_output().stderr).into_owned();
+    assert!(said.contains("isthmus.yaml:5:22: `many` is not a whole number"), "{said}");
+    let (held, path) = folder("");
+    std::fs::write(held.path().join("key.pem"), "nothing").unwrap();
+    let bad = isthmus().args(["run", "--check", "--config"]).arg(&path).assert().code(64);
+    assert!(String::from_utf8_lossy(&bad.get_output().stderr).contains("key.pem"));
+    // A port that is taken: it could not start.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (_held, path) = folder("");
+    let listen = taken.local_addr().unwrap().to_string();
+    let taken = isthmus().args(["run", "--admin-listen", &listen, "--config"]).arg(&path).assert().code(1);
+    let said = String::from_utf8_lossy(&taken.get_output().stderr).into_owned();
+    assert!(said.contains(&listen) && said.contains("admin.listen"), "{said}");
+}
+
+/// A gateway as a process of its own.
+struct Process {
+    child: tokio::process::Child,
+    out: tokio::io::Lines<BufReader<tokio::process::ChildStderr>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Process {
+    async fn start(more: &str) -> (Self, String) {
+        let (folder, path) = folder(more);
+        let mut child = tokio::process::Command::new(assert_cmd::cargo::cargo_bin("isthmus"))
+            .args(["run", "--config"])
+            .arg(&path)
+            .env("NO_COLOR", "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut process = Self { child, out, _folder: folder };
+        let serving = process.line("serving").await;
+        (process, serving)
+    }
+
+    async fn line(&mut self, words: &str) -> String {
+        loop {
+            let line = soon(self.out.next_line()).await.unwrap().unwrap_or_else(|| panic!("never said {words}"));
+            if line.contains(words) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().unwrap().to_string();
+        let sent = std::process::Command::new("kill").args(["-s", name, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+fn said(line: &str, key: &str) -> String {
+    let at = line.find(&format!("{key}=")).unwrap_or_else(|| panic!("{key} in {line}"));
+    line[at + key.len() + 1..].split_whitespace().next().unwrap().trim_matches('"').to_owned()
+}
+
+#[tokio::test]
+async fn sigterm_drains_and_says_how_it_went() {
+    let web = upstream::http().await;
+    let services = format!("sources: {{ dns: {{ enabled: false }}, services: [{{ name: web.ns.svc.cluster.local, port: 80, exported: true, endpoints: [{{ address: '{}' }}] }}] }}\nauthorise: {{ default: authenticated }}\ndrain: {{ announce: 300ms, deadline: 5s }}\n", web.addr);
+    let (mut process, serving) = Process::start(&services).await;
+    let gateway = said(&serving, "gateway").parse().unwrap();
+    let probe: std::net::SocketAddr = said(&serving, "probe").parse().unwrap();
+    let bundle = Pki::get().anchor.cert_pem();
+    let shop = isthmus_tests::peer::Peer::new(&bundle, Some(&Pki::get().shop), GATEWAY, gateway);
+    let mut http = shop.h1().await;
+    assert_eq!(http.get("web", "/").await.status(), 200);
+    process.signal("TERM");
+    process.line("draining: not ready").await;
+    let no = isthmus_tests::wire::Http1::new(shop.at(probe).connect(&[]).await).get("x", "/ready").await;
+    assert_eq!(no.status(), 503);
+    assert_eq!(http.get("web", "/").await.status(), 200, "still served");
+    drop(http);
+    let summary = process.line("drained").await;
+    assert_eq!((said(&summary, "cut"), said(&summary, "connections")), ("0".to_owned(), "1".to_owned()), "{summary}");
+    assert_eq!(soon(process.child.wait()).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_sigterm_cuts_and_the_exit_code_tells() {
+    let db = upstream::echo_tcp().await;
+    let services = format!("sources: {{ dns: {{ enabled: false }}, services: [{{ name: db.ns.svc.cluster.local, port: 5432, exported: true, protocol: opaque, endpoints: [{{ address: '{db}' }}] }}] }}\nauthorise: {{ default: authenticated }}\n");
+    let (mut process, serving) = Process::start(&services).await;
+    let gateway = said(&serving, "gateway").parse().unwrap();
+    let bundle = Pki::get().anchor.cert_pem();
+    let shop = isthmus_tests::peer::Peer::new(&bundle, Some(&Pki::get().shop), GATEWAY, gateway);
+    let mut stream = shop.opaque("db", 5432).await;
+    tokio::io::AsyncWriteExt::write_all(&mut stream, b"x").await.unwrap();
+    soon(tokio::io::AsyncReadExt::read_u8(&mut stream)).await.unwrap();
+    process.signal("TERM");
+    process.line("draining: not ready").await;
+    process.signal("TERM");
+    let summary = process.line("drained").await;
+    assert_eq!(said(&summary, "cut"), "1", "{summary}");
+    assert_eq!(soon(process.child.wait()).await.unwrap().code(), Some(1));
+    tokio::time::sleep(Duration::ZERO).await;
+}

@@ -1,0 +1,20 @@
+//! The end-to-end cases, by stage. Each starts a gateway of its own, knocks at its front door, and looks at the bytes, the
+//! metric and the access-log line of the same event.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod accept;
+mod admin;
+mod authorise;
+mod balance;
+mod config;
+mod connect;
+mod demo;
+mod detect;
+mod drain;
+mod http;
+mod probe;
+mod relay;
+mod route;
+mod telemetry;
+mod tls;
