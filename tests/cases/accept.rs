@@ -14,7 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 fn header() -> ProxyHeader {
-    ProxyHeader::Proxied { source: "203.0.113.7:40000".parse().unwrap(), destination: "198.51.100.1:4143".parse().unwrap() }
+    ProxyHeader::Proxied {
+        source: "203.0.113.7:40000".parse().unwrap(),
+        destination: "198.51.100.1:4143".parse().unwrap(),
+    }
 }
 
 async fn world(networks: &str) -> World {
@@ -34,7 +37,8 @@ async fn socket(addr: SocketAddr, first: &[u8]) -> TcpStream {
 async fn a_proxy_header_from_a_configured_network_names_the_client() {
     let world = world("['127.0.0.0/8', '::1/128']").await;
     for (path, bytes) in [("/v1", encode_v1(&header())), ("/v2", encode_v2(&header()))] {
-        let stream = world.shop().shake(socket(world.addrs.gateway, &bytes).await, GATEWAY, &[ALPN_HTTP11]).await.unwrap();
+        let stream =
+            world.shop().shake(socket(world.addrs.gateway, &bytes).await, GATEWAY, &[ALPN_HTTP11]).await.unwrap();
         assert_eq!(Http1::new(stream).get("web", path).await.status(), 200);
         let line = world.logged(|line| line["path"] == path).await;
         assert_eq!(line["client_addr"], "203.0.113.7:40000");

@@ -20,7 +20,10 @@ async fn state_shows_who_what_and_where() {
     assert_eq!((&state["identity"]["name"], &state["ready"]), (&GATEWAY.into(), &true.into()));
     assert_eq!(state["services"][0]["service"], "web.ns.svc.cluster.local:80");
     assert_eq!((&state["clients"][0]["identity"], &state["clients"][0]["requests"]), (&SHOP.into(), &1.into()));
-    assert_eq!((&state["connections"][0]["identity"], &state["connections"][0]["protocol"]), (&SHOP.into(), &"http/1".into()));
+    assert_eq!(
+        (&state["connections"][0]["identity"], &state["connections"][0]["protocol"]),
+        (&SHOP.into(), &"http/1".into())
+    );
     let endpoint = &state["endpoints"][0];
     assert!(endpoint["requests"].as_u64().unwrap() >= 1, "{endpoint}");
 }
@@ -46,7 +49,9 @@ async fn metrics_come_in_both_formats() {
     let mut http = Http1::new(TcpStream::connect(world.addrs.admin).await.unwrap());
     let plain = http.ask("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(plain.field("content-type").starts_with("text/plain"), "{}", plain.field("content-type"));
-    let open = http.ask("GET /metrics HTTP/1.1\r\nhost: x\r\naccept: application/openmetrics-text; version=1.0.0\r\n\r\n").await;
+    let open = http
+        .ask("GET /metrics HTTP/1.1\r\nhost: x\r\naccept: application/openmetrics-text; version=1.0.0\r\n\r\n")
+        .await;
     assert!(open.field("content-type").starts_with("application/openmetrics-text"), "{}", open.field("content-type"));
     assert!(open.text().ends_with("# EOF\n") && !plain.text().contains("# EOF"));
 }

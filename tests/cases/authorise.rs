@@ -14,7 +14,9 @@ async fn world(setup: impl FnOnce(Setup) -> Setup) -> (World, Upstream) {
 }
 
 fn rules(setup: Setup) -> Setup {
-    let rule = format!("[{{ name: shop-reads, clients: ['{SHOP}'], services: [web.ns.svc.cluster.local], http: {{ methods: [GET] }}, action: allow }}]");
+    let rule = format!(
+        "[{{ name: shop-reads, clients: ['{SHOP}'], services: [web.ns.svc.cluster.local], http: {{ methods: [GET] }}, action: allow }}]"
+    );
     setup.set("authorise", "rules", &rule)
 }
 
@@ -31,9 +33,15 @@ async fn a_rule_decides_by_client_service_and_method() {
     assert_eq!(world.peer(Some(&cart)).h1().await.get("web", "/c").await.status(), 403);
     let grpc = h2_request("POST", "web", "/g").header("content-type", "application/grpc+proto").body(empty()).unwrap();
     let answer = world.shop().h2().await.ask(grpc).await;
-    assert_eq!((answer.status, answer.field("grpc-status"), answer.field("content-type")), (200, "7", "application/grpc"));
+    assert_eq!(
+        (answer.status, answer.field("grpc-status"), answer.field("content-type")),
+        (200, "7", "application/grpc")
+    );
     let line = world.logged(|line| line["path"] == "/g").await;
-    assert_eq!((&line["grpc_status"], &line["stage"], &line["fault"]), (&7.into(), &"authorise".into(), &"policy".into()));
+    assert_eq!(
+        (&line["grpc_status"], &line["stage"], &line["fault"]),
+        (&7.into(), &"authorise".into(), &"policy".into())
+    );
     world.counted("isthmus_refusals_total", &[("stage", "authorise")], 3.0).await;
     assert_eq!(web.seen().len(), 1);
 }
@@ -75,11 +83,15 @@ async fn identities_are_told_by_us_and_by_nobody_else() {
 
 #[tokio::test]
 async fn ambiguous_paths_are_refused_where_rules_name_paths() {
-    let rule = format!("[{{ name: public, clients: ['{SHOP}'], services: [web.ns.svc.cluster.local], http: {{ paths: ['/public/*'] }}, action: allow }}]");
+    let rule = format!(
+        "[{{ name: public, clients: ['{SHOP}'], services: [web.ns.svc.cluster.local], http: {{ paths: ['/public/*'] }}, action: allow }}]"
+    );
     let (world, web) = world(|setup| setup.set("authorise", "rules", &rule)).await;
     let mut http = world.shop().h1().await;
     assert_eq!(http.get("web", "/public/a").await.status(), 200);
-    for path in ["/private", "/public/../private", "/public/%2e%2e/private", "/public/..%2fprivate", "/public//../private"] {
+    for path in
+        ["/private", "/public/../private", "/public/%2e%2e/private", "/public/..%2fprivate", "/public//../private"]
+    {
         let status = http.get("web", path).await.status();
         assert!(matches!(status, 400 | 403), "{path}: {status}");
     }
@@ -88,10 +100,8 @@ async fn ambiguous_paths_are_refused_where_rules_name_paths() {
 
 #[tokio::test]
 async fn limits_answer_429_and_say_when_to_come_back() {
-    let (world, _) = world(|setup| {
-        rules(setup).set("authorise", "limits_per_client", "{ requests_per_second: 1, burst: 2 }")
-    })
-    .await;
+    let (world, _) =
+        world(|setup| rules(setup).set("authorise", "limits_per_client", "{ requests_per_second: 1, burst: 2 }")).await;
     let mut http = world.shop().h1().await;
     let mut statuses = Vec::new();
     for _ in 0..4 {

@@ -42,7 +42,9 @@ async fn an_endpoint_that_fails_is_ejected_and_comes_back() {
             upstream::read_head(&mut socket).await;
             count.fetch_add(1, Ordering::SeqCst);
             let status = if state.load(Ordering::SeqCst) { "503 Oops" } else { "200 OK" };
-            let _ = socket.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes()).await;
+            let _ = socket
+                .write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes())
+                .await;
         }
     })
     .await;
@@ -90,7 +92,8 @@ async fn never_all_of_them_at_once() {
 async fn a_dead_service_fails_fast_and_recovers() {
     let nobody = upstream::nobody();
     let setup = Setup::new().service("web", 80, "http1", &[nobody]).set("balance", "max_connect_failures", "1");
-    let setup = setup.set("balance", "ejection_min", "1s").set("balance", "ejection_max", "1s").set("http", "max_retries", "0");
+    let setup =
+        setup.set("balance", "ejection_min", "1s").set("balance", "ejection_max", "1s").set("http", "max_retries", "0");
     let world = setup.set("balance", "failfast_timeout", "250ms").start().await;
     let mut http = world.shop().h1().await;
     assert_eq!(http.get("web", "/").await.status(), 502, "the connect itself failed");
@@ -138,7 +141,8 @@ async fn the_queue_is_bounded() {
 }
 
 fn publish(world: &World, addrs: &[std::net::SocketAddr]) {
-    let list = addrs.iter().map(|addr| Endpoint { addr: *addr, speaks: Speaks::AsClient, tls: None, weight: 1, zone: None });
+    let list =
+        addrs.iter().map(|addr| Endpoint { addr: *addr, speaks: Speaks::AsClient, tls: None, weight: 1, zone: None });
     let endpoints = Arc::new(Endpoints { list: list.collect() });
     world.app().directory.replace(Claim(0), vec![Published { target: target("web", 80), exported: true, endpoints }]);
 }

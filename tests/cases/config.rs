@@ -21,14 +21,20 @@ fn wrong() -> Vec<(String, &'static str)> {
         ("tls:\n  chain_file: a\n  key_file: ''\n  bundle_file: c\n".to_owned(), "x.yaml:3:13: tls.key_file: missing"),
         (with("htp: {}\n"), "x.yaml:2:1: unknown field `htp`"),
         (with("http:\n  max_retry: 1\n"), "x.yaml:3:3: unknown field `max_retry`"),
-        (with("http:\n  header_timeout: 10\n"), "x.yaml:3:19: `10` is no duration; write a number and ms, s, m, h or d"),
+        (
+            with("http:\n  header_timeout: 10\n"),
+            "x.yaml:3:19: `10` is no duration; write a number and ms, s, m, h or d",
+        ),
         (with("http:\n  header_timeout: soon\n"), "x.yaml:3:19: `soon` is no duration"),
         (with("http:\n  stream_window: 1KB\n"), "x.yaml:3:18: `1KB` is no size"),
         (with("http:\n  max_streams: 0\n"), "x.yaml:3:16: http.max_streams: 0 would refuse every HTTP/2 request"),
         (with("http:\n  max_header_bytes: 100\n"), "x.yaml:3:21: http.max_header_bytes: below 1KiB"),
         (with("http:\n  retry_budget: 1.5\n"), "x.yaml:3:17: http.retry_budget: a share is a number from 0.0 to 1.0"),
         (with("balance: { queue: 5, max_ejected: -1 }\n"), "x.yaml:2:35: balance.max_ejected: a share is a number"),
-        (with("telemetry:\n  log: info\n  # a comment: with access_log_sample: in it\n  access_log_sample: 2\n"), "x.yaml:5:22: telemetry.access_log_sample: a share"),
+        (
+            with("telemetry:\n  log: info\n  # a comment: with access_log_sample: in it\n  access_log_sample: 2\n"),
+            "x.yaml:5:22: telemetry.access_log_sample: a share",
+        ),
         (with("telemetry: { access_log: some }\n"), "x.yaml:2:26: unknown variant `some`"),
         (with("accept:\n  listen: 4143\n"), "x.yaml:3:11: `4143` is not an address and a port"),
         (with("accept:\n  listen: localhost:4143\n"), "x.yaml:3:11: `localhost:4143` is not an address and a port"),
@@ -36,20 +42,55 @@ fn wrong() -> Vec<(String, &'static str)> {
         (with("accept:\n  max_connections: -1\n"), "x.yaml:3:20: `-1` is not a whole number"),
         (with("accept:\n  proxy_networks: [10.0.0.0/40]\n"), "x.yaml:3:20: `10.0.0.0/40` is not a network"),
         (with("accept:\n  listen: '[::]:4181'\n"), "x.yaml:1:1: probe.listen: port 4181 is taken by another listener"),
-        (with("accept: { listen: '[::]:9' }\nadmin:\n  listen: 127.0.0.1:9\n"), "x.yaml:4:11: admin.listen: port 9 is taken"),
+        (
+            with("accept: { listen: '[::]:9' }\nadmin:\n  listen: 127.0.0.1:9\n"),
+            "x.yaml:4:11: admin.listen: port 9 is taken",
+        ),
         (with("probe:\n  path: health\n"), "x.yaml:3:9: probe.path: a path begins with a slash"),
         (with("drain:\n  announce: 60s\n"), "drain.deadline: shorter than drain.announce"),
         (with("drain:\n  announce: 5s\n  deadline: 1s\n"), "x.yaml:4:13: drain.deadline: shorter than drain.announce"),
         (with("route:\n  suffixes: [svc..local]\n"), "x.yaml:3:14: `svc..local` is no DNS suffix"),
-        (with("sources:\n  services:\n    - name: web.svc.cluster.local\n      port: 80\n      endpoints: []\n    - name: web.svc.cluster.local\n      port: 80\n      endpoints: []\n"), "x.yaml:7:13: sources.services[1].name: web.svc.cluster.local:80 stands in the table twice"),
-        (with("sources:\n  services:\n    - name: web.example\n      port: 80\n      endpoints: []\n"), "x.yaml:4:13: sources.services[0].name: web.example lies outside route.suffixes"),
-        (with("sources:\n  services:\n    - { port: 0, name: web.svc.cluster.local, endpoints: [] }\n"), "x.yaml:4:15: sources.services[0].port: a port is a number from 1 to 65535"),
-        (with("sources:\n  services:\n    - name: web.svc.cluster.local\n      port: 80\n      endpoints: [{ address: web:80 }]\n"), "x.yaml:6:30:"),
-        (with("sources:\n  services:\n    - name: web.svc.cluster.local\n      port: 80\n      tls:\n        identity: spiffe://x/y\n      endpoints: []\n"), "x.yaml:7:9: sources.services[0].tls: an identity that is a URI needs a server_name"),
-        (with("sources:\n  services:\n    - name: web.svc.cluster.local\n      endpoints: []\n"), "missing field `port`"),
+        (
+            with(
+                "sources:\n  services:\n    - name: web.svc.cluster.local\n      port: 80\n      endpoints: []\n    - name: web.svc.cluster.local\n      port: 80\n      endpoints: []\n",
+            ),
+            "x.yaml:7:13: sources.services[1].name: web.svc.cluster.local:80 stands in the table twice",
+        ),
+        (
+            with("sources:\n  services:\n    - name: web.example\n      port: 80\n      endpoints: []\n"),
+            "x.yaml:4:13: sources.services[0].name: web.example lies outside route.suffixes",
+        ),
+        (
+            with("sources:\n  services:\n    - { port: 0, name: web.svc.cluster.local, endpoints: [] }\n"),
+            "x.yaml:4:15: sources.services[0].port: a port is a number from 1 to 65535",
+        ),
+        (
+            with(
+                "sources:\n  services:\n    - name: web.svc.cluster.local\n      port: 80\n      endpoints: [{ address: web:80 }]\n",
+            ),
+            "x.yaml:6:30:",
+        ),
+        (
+            with(
+                "sources:\n  services:\n    - name: web.svc.cluster.local\n      port: 80\n      tls:\n        identity: spiffe://x/y\n      endpoints: []\n",
+            ),
+            "x.yaml:7:9: sources.services[0].tls: an identity that is a URI needs a server_name",
+        ),
+        (
+            with("sources:\n  services:\n    - name: web.svc.cluster.local\n      endpoints: []\n"),
+            "missing field `port`",
+        ),
         (with("authorise:\n  default: maybe\n"), "x.yaml:3:12: unknown variant `maybe`"),
-        (with("authorise:\n  rules:\n    - { name: a, action: allow, services: [web] }\n    - name: b\n      action: allow\n      http:\n        methods: [get]\n"), "x.yaml:8:19: authorise.rules[1].http.methods[0]: `get`: not a method: methods are written in capitals; did you mean `GET`?"),
-        (with("authorise:\n  limits: { requests_per_second: 0 }\n"), "x.yaml:3:35: authorise.limits.requests_per_second: `0`: a limit of zero"),
+        (
+            with(
+                "authorise:\n  rules:\n    - { name: a, action: allow, services: [web] }\n    - name: b\n      action: allow\n      http:\n        methods: [get]\n",
+            ),
+            "x.yaml:8:19: authorise.rules[1].http.methods[0]: `get`: not a method: methods are written in capitals; did you mean `GET`?",
+        ),
+        (
+            with("authorise:\n  limits: { requests_per_second: 0 }\n"),
+            "x.yaml:3:34: authorise.limits.requests_per_second: `0`: a limit of zero",
+        ),
         (with("probe: { plaintext: maybe }\n"), "x.yaml:2:21: `maybe` is not true or false"),
         (format!("{TLS}{TLS}"), "x.yaml:2:1: "),
         ("- a\n- b\n".to_owned(), "x.yaml:1:1:"),
@@ -207,7 +248,10 @@ fn said(line: &str, key: &str) -> String {
 #[tokio::test]
 async fn sigterm_drains_and_says_how_it_went() {
     let web = upstream::http().await;
-    let services = format!("sources: {{ dns: {{ enabled: false }}, services: [{{ name: web.ns.svc.cluster.local, port: 80, exported: true, endpoints: [{{ address: '{}' }}] }}] }}\nauthorise: {{ default: authenticated }}\ndrain: {{ announce: 300ms, deadline: 5s }}\n", web.addr);
+    let services = format!(
+        "sources: {{ dns: {{ enabled: false }}, services: [{{ name: web.ns.svc.cluster.local, port: 80, exported: true, endpoints: [{{ address: '{}' }}] }}] }}\nauthorise: {{ default: authenticated }}\ndrain: {{ announce: 300ms, deadline: 5s }}\n",
+        web.addr
+    );
     let (mut process, serving) = Process::start(&services).await;
     let gateway = said(&serving, "gateway").parse().unwrap();
     let probe: std::net::SocketAddr = said(&serving, "probe").parse().unwrap();
@@ -229,7 +273,9 @@ async fn sigterm_drains_and_says_how_it_went() {
 #[tokio::test]
 async fn a_second_sigterm_cuts_and_the_exit_code_tells() {
     let db = upstream::echo_tcp().await;
-    let services = format!("sources: {{ dns: {{ enabled: false }}, services: [{{ name: db.ns.svc.cluster.local, port: 5432, exported: true, protocol: opaque, endpoints: [{{ address: '{db}' }}] }}] }}\nauthorise: {{ default: authenticated }}\n");
+    let services = format!(
+        "sources: {{ dns: {{ enabled: false }}, services: [{{ name: db.ns.svc.cluster.local, port: 5432, exported: true, protocol: opaque, endpoints: [{{ address: '{db}' }}] }}] }}\nauthorise: {{ default: authenticated }}\n"
+    );
     let (mut process, serving) = Process::start(&services).await;
     let gateway = said(&serving, "gateway").parse().unwrap();
     let bundle = Pki::get().anchor.cert_pem();

@@ -11,7 +11,7 @@ use isthmus::tls::{Credentials, File, Pem, server};
 use isthmus_tests::peer::{empty, full, h2_request};
 use isthmus_tests::pki::{GATEWAY, Pair, Pki, pair};
 use isthmus_tests::world::{Setup, World};
-use isthmus_tests::{upstream, until};
+use isthmus_tests::{until, upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -29,7 +29,8 @@ async fn a_refused_connect_is_tried_elsewhere() {
     let mut http = world.shop().h1().await;
     for _ in 0..10 {
         assert_eq!(http.get("web", "/").await.status(), 200);
-        let post = h2_request("POST", "web", "/echo").body(full("a body is no hindrance, nothing of it was read")).unwrap();
+        let post =
+            h2_request("POST", "web", "/echo").body(full("a body is no hindrance, nothing of it was read")).unwrap();
         assert_eq!(h2.ask(post).await.status, 200);
     }
     assert!(world.count("isthmus_relay_retries_total", &[]).await >= 1.0);
@@ -200,7 +201,8 @@ async fn meshed(own: Pair) -> SocketAddr {
 async fn endpoints_behind_mutual_tls_must_be_who_they_should_be() {
     const WEB: &str = "web.ns.serviceaccount.identity.linkerd.cluster.local";
     let pki = Pki::get();
-    let (right, wrong, stranger) = (pair(&pki.east, &[WEB]), pair(&pki.east, &["x.ns.example"]), pair(&pki.foreign, &[WEB]));
+    let (right, wrong, stranger) =
+        (pair(&pki.east, &[WEB]), pair(&pki.east, &["x.ns.example"]), pair(&pki.foreign, &[WEB]));
     let tls = format!(", tls: {{ identity: {WEB} }}");
     for (own, status, code) in [(right, 200, ""), (wrong, 502, "connect."), (stranger, 502, "connect.")] {
         let addr = meshed(own).await;
@@ -226,7 +228,9 @@ async fn http1_connections_are_bounded() {
     let requests: Vec<_> = (0..6)
         .map(|_| {
             let h2 = h2.clone();
-            isthmus_tests::spawn(async move { h2.ask(h2_request("GET", "web", "/slow").body(empty()).unwrap()).await.status })
+            isthmus_tests::spawn(async move {
+                h2.ask(h2_request("GET", "web", "/slow").body(empty()).unwrap()).await.status
+            })
         })
         .collect();
     for request in requests {

@@ -7,10 +7,10 @@ use isthmus::wire::transport_header::Protocol;
 use isthmus_tests::h2raw::{Frames, HEADERS, PING, SETTINGS};
 use isthmus_tests::peer::{H2, Tls, empty, h2_request, header, listen, whole};
 use isthmus_tests::pki::GATEWAY;
+use isthmus_tests::soon;
 use isthmus_tests::upstream::{self, Upstream};
 use isthmus_tests::wire::Http1;
 use isthmus_tests::world::{Setup, World};
-use isthmus_tests::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An HTTP service `web:8080` and a TCP echo `db:5432`.
@@ -68,12 +68,16 @@ async fn names_and_protocols_of_the_header() {
     assert_eq!((&line["target"], &line["bytes_received"]), (&"db.ns.svc.cluster.local:5432".into(), &18.into()));
 
     // A name and HTTP/1, a name and HTTP/2: what the request says of its host does not decide.
-    let answer = shop.header_h1("web", 8080).await.ask("GET /one HTTP/1.1\r\nhost: other.ns.svc.cluster.local\r\n\r\n").await;
+    let answer =
+        shop.header_h1("web", 8080).await.ask("GET /one HTTP/1.1\r\nhost: other.ns.svc.cluster.local\r\n\r\n").await;
     assert_eq!(answer.status(), 200);
     assert_eq!(web.last().field("host"), "web.ns.svc.cluster.local:8080");
     let answer = shop.header_h2("web", 8080).await.get("other:1", "/two").await;
     assert_eq!(answer.status, 200);
-    assert_eq!((web.last().version, web.last().field("l5d-dst-canonical")), (Version::HTTP_2, "web.ns.svc.cluster.local:8080".to_owned()));
+    assert_eq!(
+        (web.last().version, web.last().field("l5d-dst-canonical")),
+        (Version::HTTP_2, "web.ns.svc.cluster.local:8080".to_owned())
+    );
     let line = world.logged(|line| line["path"] == "/two").await;
     assert_eq!((&line["protocol"], &line["target"]), (&"http/2".into(), &"web.ns.svc.cluster.local:8080".into()));
 }
@@ -199,7 +203,8 @@ async fn connect_names_a_tcp_target() {
     assert_eq!(http.rest().await, b"");
 
     let h2 = world.shop().h2().await;
-    let request = http::Request::builder().method("CONNECT").version(Version::HTTP_2).uri("db.ns.svc.cluster.local:5432");
+    let request =
+        http::Request::builder().method("CONNECT").version(Version::HTTP_2).uri("db.ns.svc.cluster.local:5432");
     let response = h2.send(request.body(empty()).unwrap()).await.unwrap();
     assert_eq!(response.status(), 200);
     let upgraded = soon(hyper::upgrade::on(response)).await.unwrap();
@@ -211,7 +216,9 @@ async fn connect_names_a_tcp_target() {
     stream.shutdown().await.unwrap();
     drop(stream);
     world.logged(|line| line["method"] == "CONNECT" && line["status"] == 200).await;
-    let line = world.logged(|line| line["protocol"] == "opaque" && line["kind"] == "connection" && line["bytes_received"] == 10).await;
+    let line = world
+        .logged(|line| line["protocol"] == "opaque" && line["kind"] == "connection" && line["bytes_received"] == 10)
+        .await;
     assert_eq!((&line["target"], &line["outcome"]), (&"db.ns.svc.cluster.local:5432".into(), &"served".into()));
 }
 

@@ -139,12 +139,20 @@ async fn under_load_not_one_request_fails() {
         soon(client).await.unwrap();
     }
     assert!(served.load(Ordering::SeqCst) > 50);
-    assert!(old.lines().iter().all(|line| line["outcome"] != "refused"), "{:?}", old.lines().iter().find(|line| line["outcome"] == "refused"));
+    assert!(
+        old.lines().iter().all(|line| line["outcome"] != "refused"),
+        "{:?}",
+        old.lines().iter().find(|line| line["outcome"] == "refused")
+    );
     assert!(new.count("isthmus_relay_requests_total", &[("status", "200")]).await > 0.0);
 }
 
 /// What a cloud's load balancer is: it sends new connections to whom it believes healthy.
-async fn balancer(old: std::net::SocketAddr, new: std::net::SocketAddr, turned: Arc<AtomicBool>) -> std::net::SocketAddr {
+async fn balancer(
+    old: std::net::SocketAddr,
+    new: std::net::SocketAddr,
+    turned: Arc<AtomicBool>,
+) -> std::net::SocketAddr {
     upstream::tcp(move |mut socket, _| {
         let turned = Arc::clone(&turned);
         async move {
@@ -166,13 +174,18 @@ async fn at_the_deadline_what_is_left_is_cut_and_counted() {
     bytes.write_all(b"x").await.unwrap();
     soon(bytes.read_u8()).await.unwrap();
     let h2 = world.shop().h2().await;
-    let hanging = spawn(async move { h2.send(h2_request("GET", "web", "/hang").body(empty()).unwrap()).await.is_err() });
+    let hanging =
+        spawn(async move { h2.send(h2_request("GET", "web", "/hang").body(empty()).unwrap()).await.is_err() });
     until(|| web.seen().len() == 1).await;
     let app = world.take();
     let from = Instant::now();
     let drained = app.drain(Duration::ZERO, Duration::from_millis(400), std::future::pending()).await;
     assert_eq!((drained.began_with, drained.cut), (2, 2), "{drained:?}");
-    assert!((Duration::from_millis(350)..Duration::from_millis(2500)).contains(&from.elapsed()), "{:?}", from.elapsed());
+    assert!(
+        (Duration::from_millis(350)..Duration::from_millis(2500)).contains(&from.elapsed()),
+        "{:?}",
+        from.elapsed()
+    );
     assert!(soon(hanging).await.unwrap());
     assert!(world.lines().iter().any(|line| line["code"] == "relay.drain_deadline"), "{:?}", world.lines());
 }

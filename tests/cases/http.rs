@@ -45,7 +45,10 @@ async fn every_version_reaches_every_version() {
         assert_eq!((answer.status(), answer.text().as_str()), (200, "hello, 4 bytes\n"), "{service}");
         assert!(answer.has("date") && answer.line.starts_with("HTTP/1.1"), "{answer:?}");
         let seen = web.last();
-        assert_eq!((seen.version, seen.method.clone(), seen.field("l5d-client-id")), (from_h1, Method::POST, SHOP.to_owned()));
+        assert_eq!(
+            (seen.version, seen.method.clone(), seen.field("l5d-client-id")),
+            (from_h1, Method::POST, SHOP.to_owned())
+        );
         let answer = h2.ask(h2_request("POST", service, "/p?q=2").body(full("body")).unwrap()).await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "hello, 4 bytes\n"), "{service}");
         let seen = web.last();
@@ -61,7 +64,11 @@ async fn every_version_reaches_every_version() {
         world.counted("isthmus_relay_requests_total", &labels, 2.0).await;
     }
     let line = world.logged(|line| line["method"] == "POST" && line["protocol"] == "http/2").await;
-    assert_eq!((&line["path"], &line["status"], &line["bytes_received"], &line["bytes_sent"]), (&"/p".into(), &200.into(), &4.into(), &15.into()), "{line}");
+    assert_eq!(
+        (&line["path"], &line["status"], &line["bytes_received"], &line["bytes_sent"]),
+        (&"/p".into(), &200.into(), &4.into(), &15.into()),
+        "{line}"
+    );
     assert_eq!((&line["outcome"], &line["client_identity"]), (&"served".into(), &SHOP.into()));
 }
 
@@ -115,10 +122,17 @@ async fn trailers_pass_both_ways_between_all_versions() {
         let answer = http.ask(&format!("GET /trailers HTTP/1.1\r\nhost: {host}\r\nte: trailers\r\n\r\n")).await;
         assert_eq!(answer.text(), "part");
         assert_eq!(answer.trailers, [("x-sum".to_owned(), "42".to_owned())], "h1 to {service}");
-        let answer = h2.ask(h2_request("GET", service, "/trailers").header("te", "trailers").body(empty()).unwrap()).await;
-        assert_eq!((answer.text().as_str(), answer.trailers.get("x-sum").unwrap().as_bytes()), ("part", b"42".as_slice()), "h2 to {service}");
+        let answer =
+            h2.ask(h2_request("GET", service, "/trailers").header("te", "trailers").body(empty()).unwrap()).await;
+        assert_eq!(
+            (answer.text().as_str(), answer.trailers.get("x-sum").unwrap().as_bytes()),
+            ("part", b"42".as_slice()),
+            "h2 to {service}"
+        );
         let chunks = "4\r\nabcd\r\n2;ext=1\r\nef\r\n0\r\nx-end: yes\r\n\r\n";
-        let request = format!("POST /echo HTTP/1.1\r\nhost: {host}\r\nte: trailers\r\ntrailer: x-end\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
+        let request = format!(
+            "POST /echo HTTP/1.1\r\nhost: {host}\r\nte: trailers\r\ntrailer: x-end\r\ntransfer-encoding: chunked\r\n\r\n{chunks}"
+        );
         let answer = http.ask(&request).await;
         assert_eq!(answer.text(), "abcdef", "h1 to {service}");
     }
@@ -129,7 +143,8 @@ async fn grpc_calls_have_status_in_trailers_and_stream_both_ways() {
     let (world, _) = world().await;
     let h2 = world.shop().header_h2("web", 80).await;
     let (mut sender, body) = channel();
-    let request = h2_request("POST", "web", "/echo").header("content-type", "application/grpc").header("te", "trailers");
+    let request =
+        h2_request("POST", "web", "/echo").header("content-type", "application/grpc").header("te", "trailers");
     let response = h2.send(request.body(body).unwrap()).await.unwrap();
     assert_eq!(response.headers()["content-type"], "application/grpc");
     let mut back = response.into_body();
@@ -146,7 +161,10 @@ async fn grpc_calls_have_status_in_trailers_and_stream_both_ways() {
     let end = soon(http_body_util::BodyExt::frame(&mut back)).await.unwrap().unwrap();
     assert_eq!(end.into_trailers().unwrap()["grpc-status"], "0");
     let line = world.logged(|line| line["path"] == "/echo").await;
-    assert_eq!((&line["grpc_status"], &line["bytes_received"], &line["bytes_sent"]), (&0.into(), &30.into(), &30.into()));
+    assert_eq!(
+        (&line["grpc_status"], &line["bytes_received"], &line["bytes_sent"]),
+        (&0.into(), &30.into(), &30.into())
+    );
     world.counted("isthmus_relay_requests_total", &[("grpc_status", "0")], 1.0).await;
 }
 
@@ -181,9 +199,33 @@ async fn a_client_that_does_not_read_holds_the_endpoint_back() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_does_not_read_holds_the_client_back() {
+    // It reads the head and then nothing.
+    let deaf = upstream::tcp(|mut socket, _| async move {
+        upstream::read_head(&mut socket).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    });
+    let world = Setup::new().service("web", 80, "http1", &[deaf.await]).start().await;
+    let h2 = world.shop().h2().await;
+    let (mut sender, body) = channel();
+    let request = h2_request("POST", "web", "/").header("content-type", "application/grpc").body(body).unwrap();
+    drop(spawn(async move { h2.send(request).await }));
+    let (mut sent, piece) = (0, Bytes::from(vec![7; 64 * 1024]));
+    while tokio::time::timeout(Duration::from_millis(400), sender.send_data(piece.clone()))
+        .await
+        .is_ok_and(|sent| sent.is_ok())
+    {
+        sent += piece.len();
+        assert!(sent < 24 << 20, "{sent} bytes were taken from the client unread");
+    }
+    assert!(sent > 0);
+}
+
+#[tokio::test]
 async fn expect_100_continue_is_the_backends_to_answer() {
     let body = [b'x'; 64];
-    let request = "POST / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nexpect: 100-continue\r\ncontent-length: 64\r\n\r\n";
+    let request =
+        "POST / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nexpect: 100-continue\r\ncontent-length: 64\r\n\r\n";
     // The backend says no before the body: not a byte of it is sent.
     let (world, heads) = in_front_of("HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno").await;
     let mut http = world.shop().h1().await;
@@ -210,7 +252,9 @@ async fn expect_100_continue_is_the_backends_to_answer() {
 async fn upgrades_pass_from_http1_to_http1() {
     let (world, web) = world().await;
     let mut http = world.shop().h1().await;
-    let request = format!("GET /ws HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nconnection: Upgrade, x-mine\r\nx-mine: 1\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: {KEY}\r\n\r\nearly ");
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nconnection: Upgrade, x-mine\r\nx-mine: 1\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: {KEY}\r\n\r\nearly "
+    );
     http.send(&request).await;
     let head = http.head().await;
     assert_eq!(head.status(), 101, "{head:?}");
@@ -222,22 +266,31 @@ async fn upgrades_pass_from_http1_to_http1() {
     soon(http.stream.shutdown()).await.unwrap();
     assert_eq!(http.rest().await, b"");
     let line = world.logged(|line| line["protocol"] == "opaque" && line["kind"] == "connection").await;
-    assert_eq!((&line["bytes_received"], &line["bytes_sent"], &line["target"]), (&10.into(), &10.into(), &"web.ns.svc.cluster.local:80".into()));
+    assert_eq!(
+        (&line["bytes_received"], &line["bytes_sent"], &line["target"]),
+        (&10.into(), &10.into(), &"web.ns.svc.cluster.local:80".into())
+    );
     world.logged(|line| line["kind"] == "request" && line["status"] == 101).await;
     // A refusal of the backend's is passed on and the connection goes on.
     let mut http = world.shop().h1().await;
-    let without_key = "GET /ws HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let without_key =
+        "GET /ws HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     assert_eq!(http.ask(without_key).await.status(), 426);
     assert_eq!(http.get("web", "/").await.status(), 200);
     // h2c is no upgrade between us: it is dropped and the request goes on.
     let h2c = "GET / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n";
     assert_eq!(http.ask(h2c).await.status(), 200);
     let seen = web.last();
-    assert!(seen.field("upgrade").is_empty() && seen.field("http2-settings").is_empty() && seen.field("connection").is_empty());
+    assert!(
+        seen.field("upgrade").is_empty()
+            && seen.field("http2-settings").is_empty()
+            && seen.field("connection").is_empty()
+    );
 }
 
 async fn extended_connect(h2: &H2, service: &str) -> TokioIo<hyper::upgrade::Upgraded> {
-    let mut request = h2_request("CONNECT", service, "/ws").header("sec-websocket-version", "13").body(empty()).unwrap();
+    let mut request =
+        h2_request("CONNECT", service, "/ws").header("sec-websocket-version", "13").body(empty()).unwrap();
     request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
     let response = h2.send(request).await.unwrap();
     assert_eq!(response.status(), 200, "{service}");
@@ -262,14 +315,21 @@ async fn websockets_cross_between_the_versions() {
         assert!(rest.is_empty());
     }
     let seen: Vec<_> = web.seen().into_iter().filter(|seen| seen.uri.ends_with("/ws")).collect();
-    assert_eq!((seen[0].version, seen[0].method.clone(), seen[0].field("upgrade")), (Version::HTTP_11, Method::GET, "websocket".to_owned()));
+    assert_eq!(
+        (seen[0].version, seen[0].method.clone(), seen[0].field("upgrade")),
+        (Version::HTTP_11, Method::GET, "websocket".to_owned())
+    );
     assert!(!seen[0].field("sec-websocket-key").is_empty());
     assert_eq!((seen[1].version, seen[1].method.clone()), (Version::HTTP_2, Method::CONNECT));
     // And from HTTP/1 to HTTP/2: the answer to the client's key is made by the gateway.
     let mut http = world.shop().h1().await;
     http.send(format!("GET /ws HTTP/1.1\r\nhost: two.ns.svc.cluster.local\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: {KEY}\r\n\r\n")).await;
     let head = http.head().await;
-    assert_eq!((head.status(), head.field("sec-websocket-accept")), (101, accept_key(KEY.as_bytes()).to_str().unwrap()), "{head:?}");
+    assert_eq!(
+        (head.status(), head.field("sec-websocket-accept")),
+        (101, accept_key(KEY.as_bytes()).to_str().unwrap()),
+        "{head:?}"
+    );
     http.send("ahoy").await;
     assert_eq!(http.exactly(4).await, b"ahoy");
 }
@@ -285,7 +345,10 @@ async fn what_is_for_one_hop_stays_there() {
     for name in ["connection", "keep-alive", "proxy-connection", "x-secret"] {
         assert_eq!(seen.field(name), "", "{name}");
     }
-    assert_eq!((seen.field("te").as_str(), seen.field("x-kept").as_str(), seen.field("x-forwarded-for").as_str()), ("trailers", "yes", ""));
+    assert_eq!(
+        (seen.field("te").as_str(), seen.field("x-kept").as_str(), seen.field("x-forwarded-for").as_str()),
+        ("trailers", "yes", "")
+    );
     assert_eq!((seen.field("traceparent").is_empty(), seen.field("tracestate").as_str()), (false, "a=b"));
     for name in ["l5d-proxy-error", "l5d-proxy-connection", "keep-alive"] {
         assert!(!answer.has(name), "{answer:?}");
@@ -304,7 +367,10 @@ async fn http1_messages_carried_over_http2_become_http1_again() {
         let answer = h2.ask(request).await;
         assert_eq!((answer.status, answer.field("l5d-orig-proto")), (200, back), "{mark}");
         let seen = web.last();
-        assert_eq!((seen.version, seen.field("host").as_str(), seen.field("l5d-orig-proto").as_str()), (Version::HTTP_11, "web.ns.svc.cluster.local", ""));
+        assert_eq!(
+            (seen.version, seen.field("host").as_str(), seen.field("l5d-orig-proto").as_str()),
+            (Version::HTTP_11, "web.ns.svc.cluster.local", "")
+        );
     }
     let strange = h2_request("GET", "web:80", "/").header("l5d-orig-proto", "HTTP/9").body(empty()).unwrap();
     let answer = h2.ask(strange).await;
@@ -325,10 +391,18 @@ async fn smuggling_shapes_are_refused_and_the_connection_closed() {
         ("a list of lengths", format!("{head}content-length: 0, 0\r\n\r\n{inner}")),
         ("a signed length", format!("{head}content-length: +0\r\n\r\n{inner}")),
         ("an empty length", format!("{head}content-length: \r\n\r\n{inner}")),
-        ("two encodings", format!("{head}transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{inner}")),
+        (
+            "two encodings",
+            format!("{head}transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{inner}"),
+        ),
         ("an unknown encoding", format!("{head}transfer-encoding: xchunked\r\n\r\n0\r\n\r\n{inner}")),
         ("gzip, chunked", format!("{head}transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n{inner}")),
-        ("chunks in HTTP/1.0", format!("POST /x HTTP/1.0\r\nhost: one.ns.svc.cluster.local\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{inner}")),
+        (
+            "chunks in HTTP/1.0",
+            format!(
+                "POST /x HTTP/1.0\r\nhost: one.ns.svc.cluster.local\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{inner}"
+            ),
+        ),
         ("a bare line feed", format!("POST /x HTTP/1.1\nhost: one.ns.svc.cluster.local\r\n\r\n{inner}")),
         ("a bare line feed in the fields", format!("{head}x: y\ncontent-length: 0\r\n\r\n{inner}")),
         ("a bare carriage return", format!("{head}x: y\rz\r\n\r\n{inner}")),
@@ -339,8 +413,14 @@ async fn smuggling_shapes_are_refused_and_the_connection_closed() {
         ("a chunk size that is none", format!("{head}transfer-encoding: chunked\r\n\r\nzz\r\n\r\n{inner}")),
         ("a huge chunk size", format!("{head}transfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n\r\n{inner}")),
         ("a chunk that ends wrongly", format!("{head}transfer-encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n{inner}")),
-        ("a chunk line with a bare line feed", format!("{head}transfer-encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n{inner}")),
-        ("a length among the trailers", format!("{head}transfer-encoding: chunked\r\n\r\n0\r\ncontent-length: 5\r\n\r\n{inner}")),
+        (
+            "a chunk line with a bare line feed",
+            format!("{head}transfer-encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n{inner}"),
+        ),
+        (
+            "a length among the trailers",
+            format!("{head}transfer-encoding: chunked\r\n\r\n0\r\ncontent-length: 5\r\n\r\n{inner}"),
+        ),
         ("no version", "GET /x\r\n\r\n".to_owned()),
         ("a version that is none", format!("GET /x HTTP/1.9\r\nhost: one.ns.svc.cluster.local\r\n\r\n{inner}")),
     ] {
@@ -348,10 +428,12 @@ async fn smuggling_shapes_are_refused_and_the_connection_closed() {
         http.send(&request).await;
         let back = http.rest().await;
         let back = String::from_utf8_lossy(&back);
-        // Where the head was fine and only the body is not, the endpoint may have been asked; the answer is then its
-        // side's loss. In no case is there a second answer.
-        assert!(back.matches("HTTP/1.1 ").count() <= 1, "{shape}: {back}");
-        assert!(back.is_empty() || back.starts_with("HTTP/1.1 4") || back.starts_with("HTTP/1.1 5"), "{shape}: {back}");
+        // Where only the body is wrong the endpoint may have been asked already, and its side then fails. In no case is
+        // there a second answer.
+        let in_body = shape.contains("chunk ") || shape.contains("trailers");
+        let refused = back.starts_with("HTTP/1.1 400 ");
+        assert!(refused || in_body && (back.is_empty() || back.starts_with("HTTP/1.1 502 ")), "{shape}: {back}");
+        assert_eq!(back.matches("HTTP/1.1 ").count(), usize::from(!back.is_empty()), "{shape}: {back}");
     }
     assert!(web.seen().iter().all(|seen| !seen.uri.contains("smuggled")), "{:?}", web.seen());
     world.refused("relay.request_malformed").await;
@@ -389,7 +471,12 @@ async fn heads_have_a_limit() {
     }
     assert_eq!(h2.get("web", "/").await.status, 200, "the stream is lost, the connection is not");
     let fits = "x".repeat(12 * 1024);
-    let answer = world.shop().h1().await.ask(&format!("GET / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nx-large: {fits}\r\n\r\n")).await;
+    let answer = world
+        .shop()
+        .h1()
+        .await
+        .ask(&format!("GET / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nx-large: {fits}\r\n\r\n"))
+        .await;
     assert_eq!(answer.status(), 200);
     assert_eq!(web.seen().len(), 2);
     let mut http = world.shop().h1().await;
@@ -402,7 +489,8 @@ async fn heads_have_a_limit() {
 #[tokio::test]
 async fn a_slow_head_is_closed() {
     let web = upstream::http().await;
-    let world = Setup::new().service("web", 80, "http1", &[web.addr]).set("http", "header_timeout", "300ms").start().await;
+    let world =
+        Setup::new().service("web", 80, "http1", &[web.addr]).set("http", "header_timeout", "300ms").start().await;
     let mut http = world.shop().h1().await;
     assert_eq!(http.get("web", "/").await.status(), 200);
     http.send("GET / HTTP/1.1\r\nhost: web.ns").await;
@@ -440,11 +528,19 @@ async fn what_the_refused_see() {
         let answer = http.get(service, path).await;
         assert_eq!(answer.status(), status, "{service}: {answer:?}");
         assert!(answer.field("l5d-proxy-error").contains(error), "{service}: {answer:?}");
-        assert_eq!((answer.field("l5d-proxy-connection"), answer.field("content-length")), (if close { "close" } else { "" }, "0"));
+        assert_eq!(
+            (answer.field("l5d-proxy-connection"), answer.field("content-length")),
+            (if close { "close" } else { "" }, "0")
+        );
         assert!(!format!("{answer:?}").contains("127.0.0.1"), "no internal address is shown: {answer:?}");
-        let request = h2_request("POST", service, path).header("content-type", "application/grpc").body(empty()).unwrap();
+        let request =
+            h2_request("POST", service, path).header("content-type", "application/grpc").body(empty()).unwrap();
         let answer = h2.ask(request).await;
-        assert_eq!((answer.status, answer.field("grpc-status"), answer.field("content-type")), (200, grpc, "application/grpc"), "{service}");
+        assert_eq!(
+            (answer.status, answer.field("grpc-status"), answer.field("content-type")),
+            (200, grpc, "application/grpc"),
+            "{service}"
+        );
         assert_eq!(answer.field("grpc-message"), answer.field("l5d-proxy-error"));
         assert!(!answer.headers.contains_key("connection"));
         let name = format!("{service}.ns.svc.cluster.local:80");
@@ -517,7 +613,11 @@ async fn a_large_body_goes_both_ways() {
         let answer = whole(h2.send(request).await.unwrap()).await;
         assert!(answer.body == body, "{service}: {} bytes", answer.body.len());
         let mut http = world.shop().h1().await;
-        let mut request = format!("POST /echo HTTP/1.1\r\nhost: {service}.ns.svc.cluster.local\r\ncontent-length: {}\r\n\r\n", body.len()).into_bytes();
+        let mut request = format!(
+            "POST /echo HTTP/1.1\r\nhost: {service}.ns.svc.cluster.local\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
         request.extend(&body);
         let Http1 { stream, .. } = http;
         let (mut read, mut write) = tokio::io::split(stream);

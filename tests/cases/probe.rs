@@ -50,7 +50,8 @@ async fn the_table_over_mutual_tls() {
     }
     let h2 = H2::new(shop.connect(&[]).await).await;
     for (path, status) in [("/health", 200), ("//ready", 200), ("/custom", 200), ("/nothing", 404)] {
-        let request = h2_request("GET", "probe-gateway-east.linkerd-multicluster:4181", path).header("l5d-orig-proto", "HTTP/1.1");
+        let request = h2_request("GET", "probe-gateway-east.linkerd-multicluster:4181", path)
+            .header("l5d-orig-proto", "HTTP/1.1");
         let answer = h2.ask(request.body(empty()).unwrap()).await;
         assert_eq!((answer.status, answer.field("l5d-orig-proto")), (status, "HTTP/1.1"), "{path}");
         assert_eq!(h2.ask(h2_request("HEAD", "x", path).body(empty()).unwrap()).await.status, status);
@@ -86,7 +87,8 @@ async fn strangers_are_refused_and_not_logged() {
     let world = world(false).await;
     let stranger = pair(&Pki::get().foreign, &[SHOP]);
     let old = expired(&Pki::get().west, &[SHOP]);
-    for (pair, heard) in [(None, None), (Some(&stranger), Some("UnknownCA")), (Some(&old), Some("CertificateExpired"))] {
+    for (pair, heard) in [(None, None), (Some(&stranger), Some("UnknownCA")), (Some(&old), Some("CertificateExpired"))]
+    {
         let mut stream = world.peer(pair).at(world.addrs.probe).connect(&[]).await;
         assert_eq!(listen(&mut stream).await, (Vec::new(), heard.map(str::to_owned)));
     }
@@ -114,7 +116,8 @@ async fn one_port_can_do_for_both() {
         assert_eq!(http.ask(request).await.status(), status, "{request}");
     }
     let h2 = world.shop().h2().await;
-    let request = http::Request::get("http://probe.gateway.example/health").version(Version::HTTP_2).body(empty()).unwrap();
+    let request =
+        http::Request::get("http://probe.gateway.example/health").version(Version::HTTP_2).body(empty()).unwrap();
     assert_eq!(h2.ask(request).await.status, 200);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use isthmus_tests::peer::listen;
 use isthmus_tests::world::{Setup, World};
-use isthmus_tests::{spawn, soon, upstream};
+use isthmus_tests::{soon, spawn, upstream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// 100 MiB each way.
@@ -76,7 +76,10 @@ async fn a_hundred_mebibytes_each_way_at_once() {
     };
     tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
     let line = world.logged(|line| line["protocol"] == "opaque").await;
-    assert_eq!((&line["bytes_received"], &line["bytes_sent"], &line["outcome"]), (&BYTES.into(), &BYTES.into(), &"served".into()));
+    assert_eq!(
+        (&line["bytes_received"], &line["bytes_sent"], &line["outcome"]),
+        (&BYTES.into(), &BYTES.into(), &"served".into())
+    );
     let labels = [("service", "bulk.ns.svc.cluster.local:9000"), ("direction", "received")];
     assert!((world.count("isthmus_relay_bytes_total", &labels).await - BYTES as f64).abs() < 0.5);
 }
@@ -120,7 +123,10 @@ async fn an_end_is_passed_on_and_the_other_way_goes_on() {
     stream.shutdown().await.unwrap();
     assert_eq!(soon(hears.recv()).await.unwrap(), b"and yet");
     let line = world.logged(|line| line["protocol"] == "opaque").await;
-    assert_eq!((&line["outcome"], &line["bytes_received"], &line["bytes_sent"]), (&"served".into(), &7.into(), &3.into()));
+    assert_eq!(
+        (&line["outcome"], &line["bytes_received"], &line["bytes_sent"]),
+        (&"served".into(), &7.into(), &3.into())
+    );
 }
 
 #[tokio::test]

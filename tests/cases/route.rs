@@ -9,7 +9,8 @@ use isthmus_tests::world::{Setup, World};
 
 async fn world() -> (World, Upstream) {
     let web = upstream::http().await;
-    let setup = Setup::new().service("web", 80, "as_client", &[web.addr]).service("web", 8080, "as_client", &[web.addr]);
+    let setup =
+        Setup::new().service("web", 80, "as_client", &[web.addr]).service("web", 8080, "as_client", &[web.addr]);
     (setup.start().await, web)
 }
 
@@ -17,7 +18,12 @@ async fn world() -> (World, Upstream) {
 async fn names_are_compared_as_names() {
     let (world, web) = world().await;
     let mut http = world.shop().h1().await;
-    for host in ["web.ns.svc.cluster.local", "WEB.ns.Svc.cluster.local", "web.ns.svc.cluster.local.", "web.ns.svc.cluster.local:80"] {
+    for host in [
+        "web.ns.svc.cluster.local",
+        "WEB.ns.Svc.cluster.local",
+        "web.ns.svc.cluster.local.",
+        "web.ns.svc.cluster.local:80",
+    ] {
         let answer = http.ask(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
         assert_eq!(answer.status(), 200, "{host}");
         assert_eq!(web.last().field("host"), "web.ns.svc.cluster.local", "the port is left out when 80");
@@ -41,7 +47,13 @@ async fn names_that_are_never_served() {
         let answer = http.ask(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
         assert_eq!(answer.status(), status, "{host}");
         assert_eq!(answer.field("content-length"), "0");
-        let line = world.logged(|line| line["kind"] == "request" && line["status"] == status && line["code"].as_str().is_some_and(|found| found.starts_with(code))).await;
+        let line = world
+            .logged(|line| {
+                line["kind"] == "request"
+                    && line["status"] == status
+                    && line["code"].as_str().is_some_and(|found| found.starts_with(code))
+            })
+            .await;
         assert_eq!(line["stage"], "route");
     }
     world.counted("isthmus_refusals_total", &[("code", "route.suffix")], 3.0).await;
@@ -87,17 +99,22 @@ async fn loops_are_refused_however_they_are_written() {
         format!("for=a;by=\"{GATEWAY}\""),
         format!("BY = {} ", GATEWAY.to_ascii_uppercase()),
     ] {
-        let answer = http.ask(&format!("GET / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nforwarded: {forwarded}\r\n\r\n")).await;
+        let answer = http
+            .ask(&format!("GET / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nforwarded: {forwarded}\r\n\r\n"))
+            .await;
         assert_eq!((answer.status(), answer.field("l5d-proxy-error")), (508, "gateway loop detected"), "{forwarded}");
         assert_eq!(answer.field("l5d-proxy-connection"), "close");
-        let grpc = h2_request("POST", "web", "/").header("content-type", "application/grpc").header("forwarded", &forwarded);
+        let grpc =
+            h2_request("POST", "web", "/").header("content-type", "application/grpc").header("forwarded", &forwarded);
         let answer = h2.ask(grpc.body(empty()).unwrap()).await;
         assert_eq!((answer.status, answer.field("grpc-status")), (200, "10"), "{forwarded}");
     }
     let line = world.refused("route.loop").await;
     assert_eq!(line["status"], 508);
     assert!(web.seen().is_empty());
-    let innocent = format!("GET / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nforwarded: for={GATEWAY};by=not.{GATEWAY}\r\n\r\n");
+    let innocent = format!(
+        "GET / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nforwarded: for={GATEWAY};by=not.{GATEWAY}\r\n\r\n"
+    );
     assert_eq!(http.ask(&innocent).await.status(), 200);
 }
 

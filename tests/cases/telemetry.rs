@@ -98,7 +98,10 @@ async fn the_stages_add_up() {
     let request = world.logged(|line| line["path"] == "/slow").await;
     let of = |line: &serde_json::Value, key: &str| line[key].as_u64().unwrap_or(0);
     assert!(of(&request, "duration_us") >= 200_000, "{request}");
-    let stages: u64 = ["authorise_us", "route_us", "balance_us", "connect_us", "relay_us", "detect_us"].iter().map(|key| of(&request, key)).sum();
+    let stages: u64 = ["authorise_us", "route_us", "balance_us", "connect_us", "relay_us", "detect_us"]
+        .iter()
+        .map(|key| of(&request, key))
+        .sum();
     let total = of(&request, "duration_us");
     assert!(stages <= total + 1000 && stages + 5000 >= total, "{request}");
     let connection = world.logged(|line| line["kind"] == "connection").await;

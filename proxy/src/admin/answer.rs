@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::{From, Sources, mask};
+use super::{From, Sources, mask, query};
 
 pub(super) type Body = Full<Bytes>;
 pub(super) type Page = Response<Body>;
@@ -52,6 +52,8 @@ impl Answer {
             "/" => plain(StatusCode::OK, INDEX),
             "/metrics" => self.metrics(request.headers()),
             "/state" => json(&(self.sources.state)()),
+            "/sightings" => json(&(self.sources.sightings)()),
+            "/explain" => self.explain(request.uri().query()),
             "/config" => self.config(&request),
             KEYS if let Some(keys) = &self.sources.keys => page(StatusCode::OK, "application/jwk-set+json", keys()),
             "/log-level" if request.method() == Method::PUT => return self.set_log_level(request, peer).await,
@@ -72,6 +74,14 @@ impl Answer {
             "text/plain; version=0.0.4; charset=utf-8"
         };
         page(StatusCode::OK, kind, (self.sources.metrics)(openmetrics))
+    }
+
+    fn explain(&self, query: Option<&str>) -> Page {
+        let said = query::call(query.unwrap_or_default());
+        match said.and_then(|(call, exported)| (self.sources.explain)(call, exported)) {
+            Ok(explanation) => json(&explanation),
+            Err(problem) => plain(StatusCode::BAD_REQUEST, problem + "\n"),
+        }
     }
 
     fn config<B>(&self, request: &Request<B>) -> Page {
@@ -125,6 +135,8 @@ Isthmus
 /ready      it should be sent traffic, or why not
 /metrics    Prometheus text, or OpenMetrics by Accept
 /state      what it serves, as JSON
+/sightings  what became of calls, by client, service and path, as JSON
+/explain    why a call is let through or not: ?client=&service=&method=&path=&header=name:value&host=&network=&grpc=true
 /config     what it was told, as JSON, or as YAML with ?format=yaml
 /.well-known/jwks.json  the keys of client assertions, where they are on
 /log-level  what it logs; PUT a filter such as isthmus=debug,info to change it

@@ -1,7 +1,8 @@
 //! The admin server: what the process shows of itself to its operator and its cluster. Never on the LoadBalancer.
 //!
 //! **In** a listener and [`Sources`], closures that read the rest of the process. **Out** `/live`, `/ready`, `/metrics`,
-//! `/state`, `/config`, `/log-level`, `/.well-known/jwks.json` and an index. **Refuses** other paths (404), other methods (405), long bodies (413),
+//! `/state`, `/sightings`, `/explain`, `/config`, `/log-level`, `/.well-known/jwks.json` and an index. **Refuses** other
+//! paths (404), other methods (405), long bodies (413),
 //! too many questions at once (503), slow ones (504), and a change of the log level from elsewhere than this machine.
 //!
 //! It runs on the control runtime, so that an answer never queues behind data. `/live` and `/ready` are answered past all
@@ -24,9 +25,12 @@ use tower::load_shed::error::Overloaded;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
 use self::answer::{Answer, plain};
+use crate::authorise::Call;
 
 mod answer;
+pub mod client;
 pub mod mask;
+mod query;
 
 /// Where the answers come from.
 #[derive(Clone)]
@@ -43,7 +47,15 @@ pub struct Sources {
     pub log: LogLevel,
     /// The keys of `/.well-known/jwks.json`, where something is signed.
     pub keys: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+    /// What `/explain` says of a call, or what is wrong with the call.
+    pub explain: Arc<Explain>,
+    /// What `/sightings` shows: what became of calls, as `isthmus policy suggest` reads it.
+    pub sightings: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
 }
+
+/// Explains what the policy says of a call, or what is wrong with the call. Where the question does not say whether the service
+/// is exported, the gateway's own knowledge decides.
+pub type Explain = dyn Fn(Call, Option<bool>) -> Result<serde_json::Value, String> + Send + Sync;
 
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,6 +11,11 @@ fn sources() -> Sources {
     let filter = Arc::new(Mutex::new("info".to_owned()));
     let read = Arc::clone(&filter);
     Sources {
+        explain: Arc::new(|call, exported| {
+            call.check().map_err(|error| error.to_string())?;
+            Ok(json!({ "call": call, "exported": exported }))
+        }),
+        sightings: Arc::new(|| json!({ "observations": [], "beyond": 0 })),
         ready: Health::new(),
         metrics: Arc::new(|openmetrics| if openmetrics { "open\n".to_owned() } else { "classic\n".to_owned() }),
         state: Arc::new(|| json!({ "connections": 3 })),
@@ -75,6 +80,11 @@ async fn every_page() {
         (&long, "413", "the body is too long or broke off\n"),
         ("POST /log-level HTTP/1.1\r\n\r\n", "405", "method not allowed\n"),
         ("GET / HTTP/1.1\r\n\r\n", "200", "isthmus=debug,info to change it\n"),
+        ("GET /sightings HTTP/1.1\r\n\r\n", "200", "{\n  \"beyond\": 0,\n  \"observations\": []\n}\n"),
+        ("POST /sightings HTTP/1.1\r\n\r\n", "405", "method not allowed\n"),
+        ("GET /explain HTTP/1.1\r\n\r\n", "400", "client is missing\n"),
+        ("GET /explain?client=a.b&service=c:80 HTTP/1.1\r\n\r\n", "200", "\"exported\": null\n}\n"),
+        ("GET /explain?client=a.b&service=c HTTP/1.1\r\n\r\n", "400", "service \"c\" is no name:port\n"),
         ("GET /nothing HTTP/1.1\r\n\r\n", "404", "not found\n"),
         ("PUT /nothing HTTP/1.1\r\n\r\n", "404", "not found\n"),
         ("nonsense\r\n\r\n", "400", ""),

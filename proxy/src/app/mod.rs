@@ -38,13 +38,14 @@ use crate::route::{Claim, Directory};
 use crate::sources::dns::Dns;
 use crate::sources::files::{self, credentials::CredentialFiles};
 use crate::sources::fixed::Fixed;
+use crate::sources::policy::PolicyFiles;
 use crate::sources::{self, Report, Source};
 use crate::telemetry::Fan;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
 use crate::telemetry::metrics::{Kind, Metrics, Reading};
 use crate::telemetry::recent::Recent;
-use crate::telemetry::watch::{Certificates, Reloads, Root, TLS_RELOAD};
+use crate::telemetry::watch::{AUTHORISE_RELOAD, Certificates, ReloadNames, Reloads, Root, TLS_RELOAD};
 use crate::tls::Credentials;
 use crate::{admin, tls};
 
@@ -105,6 +106,8 @@ pub struct App {
     drain: Drain,
     reload: files::Status,
     credential_files: Option<files::Source>,
+    policy_reload: files::Status,
+    policy_files: Option<files::Source>,
     workers: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -128,8 +131,7 @@ impl App {
         log: Option<LogHandle>,
     ) -> anyhow::Result<Self> {
         let (drain, watch) = drain::channel();
-        let policy = Policy::compile(&config.file.authorise, Some(credentials.identity()), None)
-            .context("the policy (authorise)")?;
+        let policy = config.policy(Some(credentials.identity())).context("the policy")?;
         let health = Health::new();
         let credentials = Arc::new(Live::new(credentials));
         let assertions = assertions::start(config, &credentials)?;
@@ -173,7 +175,9 @@ impl App {
         let reload = files::Status::default();
         let recent = Recent::default();
         show(&metrics, &shared, &probe, &access_log);
-        show_reloads(&metrics, reload.clone());
+        show_reloads(&metrics, TLS_RELOAD, reload.clone());
+        let policy_reload = files::Status::default();
+        show_reloads(&metrics, AUTHORISE_RELOAD, policy_reload.clone());
         if let Some(assertions) = &assertions {
             assertions::show(&metrics, assertions);
         }
@@ -203,6 +207,7 @@ impl App {
             health: Arc::clone(&health),
             probe: Arc::clone(&probe),
             reload: reload.clone(),
+            policy_reload: policy_reload.clone(),
             recent,
         };
         let shown = admin_sources(config, seen, &metrics, log)?;
@@ -222,6 +227,8 @@ impl App {
             drain,
             reload,
             credential_files,
+            policy_reload,
+            policy_files: None,
             workers,
         })
     }
@@ -267,6 +274,18 @@ impl App {
         self.credential_files = Some(files::watch(files, live, serving, settings, self.reload.clone()));
     }
 
+    /// Keeps the policy as fresh as the files that it was made of; `serving` is the digest of what serves now.
+    pub fn watch_policy(&mut self, files: PolicyFiles, serving: Option<[u8; 32]>, settings: files::Settings) {
+        let live = Arc::clone(&self.policy);
+        let files = PolicyFiles { serving: Some(Arc::clone(&live)), ..files };
+        self.policy_files = Some(files::watch(files, live, serving, settings, self.policy_reload.clone()));
+    }
+
+    /// How it goes with the files of the policy.
+    pub fn policy_reloads(&self) -> files::Reload {
+        self.policy_reload.read()
+    }
+
     /// How it goes with the files of the credentials.
     pub fn reloads(&self) -> files::Reload {
         self.reload.read()
@@ -275,7 +294,7 @@ impl App {
     /// SIGHUP: reads files again, and reopens those that are written, for log rotation.
     pub fn reload(&self) {
         self.access_log.reopen();
-        if let Some(source) = &self.credential_files {
+        for source in [&self.credential_files, &self.policy_files].into_iter().flatten() {
             source.reload();
         }
     }
@@ -404,8 +423,11 @@ fn admin_sources(
         .assertions
         .clone()
         .map(|assertions| -> Arc<dyn Fn() -> String + Send + Sync> { Arc::new(move || assertions.key_set()) });
+    let (asked, seen_calls) = (seen.shared.clone(), seen.shared.clone());
     Ok(admin::Sources {
         keys,
+        explain: Arc::new(move |call, exported| state::explain(&asked, call, exported)),
+        sightings: Arc::new(move || state::sightings(&seen_calls)),
         ready: Arc::clone(&seen.health),
         metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
         state: Arc::new(move || seen.page()),
@@ -420,8 +442,8 @@ fn admin_sources(
     })
 }
 
-fn show_reloads(metrics: &Metrics, status: files::Status) {
-    metrics.watch_reloads(TLS_RELOAD, move || {
+fn show_reloads(metrics: &Metrics, names: ReloadNames, status: files::Status) {
+    metrics.watch_reloads(names, move || {
         let reload = status.read();
         Reloads {
             ok: reload.replaced,

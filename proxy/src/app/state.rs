@@ -7,6 +7,7 @@ use isthmus_probe::endpoint::Endpoint as Probe;
 use isthmus_probe::health::Health;
 use serde_json::{Value, json};
 
+use crate::authorise::{self, Call};
 use crate::gateway::Shared;
 use crate::route::State;
 use crate::sources::files::{self, Reload};
@@ -27,16 +28,18 @@ pub(super) struct Seen {
     pub(super) health: Arc<Health>,
     pub(super) probe: Arc<Probe>,
     pub(super) reload: files::Status,
+    pub(super) policy_reload: files::Status,
     pub(super) recent: Recent,
 }
 
 impl Seen {
     /// The whole page.
     pub(super) fn page(&self) -> Value {
-        let Self { shared, health, probe, reload, recent } = self;
+        let Self { shared, health, probe, reload, policy_reload, recent } = self;
         let mut page = state(shared, health, probe);
         if let Value::Object(fields) = &mut page {
             fields.insert("reload".to_owned(), reloads(&reload.read()));
+            fields.insert("policy".to_owned(), policy(shared, &policy_reload.read()));
             fields.insert("refused".to_owned(), refused(recent));
         }
         page
@@ -83,7 +86,6 @@ fn state(shared: &Shared, health: &Health, probe: &Probe) -> Value {
         "identity": identity(shared),
         "services": services(shared),
         "endpoints": endpoints(shared),
-        "policy": policy(shared),
         "clients": clients(shared),
         "connections": connections(shared),
         "probes": {
@@ -157,9 +159,31 @@ fn endpoints(shared: &Shared) -> Value {
 }
 
 /// The rules in force, and what they refused or would refuse, by client, service and call.
-fn policy(shared: &Shared) -> Value {
+fn policy(shared: &Shared, reload: &Reload) -> Value {
     let (observed, beyond) = shared.watchers.observations();
-    json!({ "rules": shared.policy.load().rules(), "replaced": shared.policy.version(), "observed": observed, "beyond": beyond })
+    let mut policy = reloads(reload);
+    if let Value::Object(fields) = &mut policy {
+        fields.insert("rules".to_owned(), shared.policy.load().rules().into());
+        fields.insert("replaced".to_owned(), shared.policy.version().into());
+        fields.insert("observed".to_owned(), json!(observed));
+        fields.insert("beyond".to_owned(), beyond.into());
+    }
+    policy
+}
+
+/// Why a call would be let through or not, by the policy that serves.
+pub(super) fn explain(shared: &Shared, call: Call, exported: Option<bool>) -> Result<Value, String> {
+    let target = call.target().map_err(|error| error.to_string())?;
+    let exported = exported.unwrap_or_else(|| shared.directory.exported(&target));
+    let policy = shared.policy.load();
+    let explanation = authorise::explain(&policy, &Call { exported, ..call }).map_err(|error| error.to_string())?;
+    serde_json::to_value(explanation).map_err(|error| error.to_string())
+}
+
+/// What became of calls, and of how many nothing is known but their number.
+pub(super) fn sightings(shared: &Shared) -> Value {
+    let (observations, beyond) = shared.watchers.observations();
+    json!({ "observations": observations, "beyond": beyond })
 }
 
 fn clients(shared: &Shared) -> Value {

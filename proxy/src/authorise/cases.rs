@@ -4,7 +4,8 @@
 //! (`isthmus policy diff`); the [`Surprise`]s among an operator's own cases (`isthmus policy test`). **Refuses** with
 //! [`InvalidCall`] what names no client, service or request. Nothing is counted: limits have no part in it.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -15,11 +16,13 @@ use crate::addr::Target;
 use crate::fault::Refusal;
 use crate::identity::Identity;
 
+use super::denied::Reason;
+use super::explain::Explanation;
 use super::observe::{Asking, Observation};
 use super::policy::{Client, Policy, RequestFacts};
 
 /// One call: a request, or an opaque connection where neither method nor path is given.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Call {
     /// The client's identity.
@@ -87,33 +90,67 @@ pub enum InvalidCall {
     Service(String),
 }
 
-/// Asks a policy about a call.
-pub fn judge(policy: &Policy, call: &Call) -> Result<Answer, InvalidCall> {
-    let identity = Identity::parse(&call.client).map_err(|_| InvalidCall::Client(call.client.clone()))?;
-    let client = Client { identity, network: call.network };
-    // Port 0 stands for none: no target has it.
-    let target = Target::parse(&call.service, 0).ok().filter(|target| target.port != 0);
-    let target = target.ok_or_else(|| InvalidCall::Service(call.service.clone()))?;
-    let decision = if call.method.is_none() && call.path.is_none() {
-        policy.connection(&client, target, call.exported)
-    } else {
-        let method = call.method.as_deref().unwrap_or("GET");
+impl Call {
+    /// An opaque connection, from nowhere in particular.
+    pub fn of(client: &str, service: &str) -> Self {
+        Self {
+            client: client.to_owned(),
+            network: nowhere(),
+            service: service.to_owned(),
+            exported: true,
+            method: None,
+            path: None,
+            host: None,
+            headers: BTreeMap::new(),
+            grpc: false,
+        }
+    }
+
+    /// The service that is called.
+    pub fn target(&self) -> Result<Target, InvalidCall> {
+        // Port 0 stands for none: no target has it.
+        let target = Target::parse(&self.service, 0).ok().filter(|target| target.port != 0);
+        target.ok_or_else(|| InvalidCall::Service(self.service.clone()))
+    }
+
+    /// Whether a client could make this call.
+    pub fn check(&self) -> Result<(), InvalidCall> {
+        self.ask(|_, _, _| ())
+    }
+
+    /// Puts the call as policies are asked.
+    fn ask<T>(&self, ask: impl FnOnce(&Client, Target, Option<&RequestFacts<'_>>) -> T) -> Result<T, InvalidCall> {
+        let identity = Identity::parse(&self.client).map_err(|_| InvalidCall::Client(self.client.clone()))?;
+        let client = Client { identity, network: self.network };
+        let target = self.target()?;
+        if self.method.is_none() && self.path.is_none() {
+            return Ok(ask(&client, target, None));
+        }
+        let method = self.method.as_deref().unwrap_or("GET");
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| InvalidCall::Method(method.to_owned()))?;
         let mut headers = HeaderMap::new();
-        for (name, value) in &call.headers {
+        for (name, value) in &self.headers {
             let bad = || InvalidCall::Header(format!("{name}: {value}"));
             let field = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
             headers.append(field, HeaderValue::from_str(value).map_err(|_| bad())?);
         }
         let facts = RequestFacts {
             method: &method,
-            path: call.path.as_deref().unwrap_or("/"),
+            path: self.path.as_deref().unwrap_or("/"),
             headers: &headers,
-            host: Some(call.host.as_deref().unwrap_or(&call.service)),
-            grpc: call.grpc,
+            host: Some(self.host.as_deref().unwrap_or(&self.service)),
+            grpc: self.grpc,
         };
-        policy.request(&client, target, call.exported, &facts)
-    };
+        Ok(ask(&client, target, Some(&facts)))
+    }
+}
+
+/// Asks a policy about a call.
+pub fn judge(policy: &Policy, call: &Call) -> Result<Answer, InvalidCall> {
+    let decision = call.ask(|client, target, facts| match facts {
+        Some(facts) => policy.request(client, target, call.exported, facts),
+        None => policy.connection(client, target, call.exported),
+    })?;
     Ok(match decision {
         Ok(admission) => Answer {
             admitted: true,
@@ -129,6 +166,11 @@ pub fn judge(policy: &Policy, call: &Call) -> Result<Answer, InvalidCall> {
             rule: denied.rule.map(|rule| rule.to_string()),
         },
     })
+}
+
+/// Asks a policy about a call, and why it says so.
+pub fn explain(policy: &Policy, call: &Call) -> Result<Explanation, InvalidCall> {
+    call.ask(|client, target, facts| policy.explain(client, &target, call.exported, facts))
 }
 
 /// A call whose answer changes.
@@ -150,15 +192,23 @@ pub fn diff(
     new: &Policy,
     calls: impl IntoIterator<Item = (Call, u64)>,
 ) -> Result<Vec<Change>, InvalidCall> {
-    let mut changes: Vec<Change> = Vec::new();
+    let mut counts: HashMap<Call, u64> = HashMap::new();
+    let mut order = Vec::new();
     for (call, count) in calls {
-        let (before, after) = (judge(old, &call)?, judge(new, &call)?);
-        if (before.admitted, &before.code) == (after.admitted, &after.code) {
-            continue;
+        match counts.entry(call) {
+            Entry::Occupied(mut seen) => *seen.get_mut() = seen.get().saturating_add(count),
+            Entry::Vacant(place) => {
+                order.push(place.key().clone());
+                place.insert(count);
+            }
         }
-        match changes.iter_mut().find(|change| change.call == call) {
-            Some(change) => change.count = change.count.saturating_add(count),
-            None => changes.push(Change { call, count, before, after }),
+    }
+    let mut changes: Vec<Change> = Vec::new();
+    for call in order {
+        let (before, after) = (judge(old, &call)?, judge(new, &call)?);
+        if (before.admitted, &before.code) != (after.admitted, &after.code) {
+            let count = counts.get(&call).copied().unwrap_or(0);
+            changes.push(Change { call, count, before, after });
         }
     }
     changes.sort_by_key(|change| std::cmp::Reverse(change.count));
@@ -231,17 +281,8 @@ impl Observation {
                 (Some(method.clone()), Some(path.strip_prefix('=').unwrap_or(path).to_owned()), false)
             }
         };
-        Call {
-            client: self.client.clone(),
-            network: nowhere(),
-            service: self.service.clone(),
-            exported: self.code.as_deref() != Some("authorise.not_exported"),
-            method,
-            path,
-            host: None,
-            headers: BTreeMap::new(),
-            grpc,
-        }
+        let exported = self.code.as_deref() != Some(Reason::NotExported.code());
+        Call { exported, method, path, grpc, ..Call::of(&self.client, &self.service) }
     }
 }
 

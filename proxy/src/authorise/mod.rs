@@ -28,7 +28,7 @@ mod verdict;
 mod words;
 
 pub use admitted::Admitted;
-pub use cases::{Answer, Call, Case, Change, Expected, InvalidCall, Surprise, check, diff, judge};
+pub use cases::{Answer, Call, Case, Change, Expected, InvalidCall, Surprise, check, diff, explain, judge};
 pub use denied::{Denied, Reason};
 pub use explain::{Condition, Considered, Explanation, Holds};
 pub use invalid::{Invalid, InvalidPolicy, Wrong};
@@ -41,3 +41,4 @@ pub use settings::{
     Observe, RuleSettings, Settings,
 };
 pub use suggest::{Grouping, LeftOut, Suggested, Suggestion, suggest};
+pub use words::nearest;

@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -40,6 +41,9 @@ pub struct Settings {
     pub observe: Observe,
     /// How many kinds of call each worker remembers; further ones are gathered, then only counted.
     pub observed: usize,
+    /// Policy files with more rules, such as `policy.d/shop.yaml`, each a YAML file that holds `rules:` and nothing else.
+    /// They and this section are followed while the gateway runs, whole or not at all.
+    pub files: Vec<PathBuf>,
     /// The rules, in any order: a deny rule wins over every allow rule.
     pub rules: Vec<RuleSettings>,
 }
@@ -57,6 +61,7 @@ impl Default for Settings {
             limits_tracked: 16_384,
             observe: Observe::Refused,
             observed: 2048,
+            files: Vec::new(),
             rules: Vec::new(),
         }
     }

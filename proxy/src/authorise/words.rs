@@ -1,7 +1,7 @@
 //! The nearest valid word, for what was mistyped.
 
 /// The candidate with the fewest edits to `word`, letter case aside; none where even that is another word.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
     // A third of the letters may be wrong, and never fewer than one.
     let allowed = (word.len() / 3).max(1);

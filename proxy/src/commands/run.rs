@@ -57,13 +57,22 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(BAD_USAGE));
         }
     };
+    let policy_files = config.policy_files(Some(credentials.identity().clone()));
+    let (policy, policy_read) = match files::load(&policy_files) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("isthmus: {error}");
+            return Ok(ExitCode::from(BAD_USAGE));
+        }
+    };
     if args.check {
         for warning in credentials.warnings() {
             eprintln!("warning: {warning}");
         }
         println!(
-            "{}: the configuration is fine; the gateway would be {}",
+            "{}: the configuration is fine, with {} rules; the gateway would be {}",
             args.config.display(),
+            policy.rules(),
             credentials.identity()
         );
         return Ok(ExitCode::SUCCESS);
@@ -78,6 +87,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         let mut app = App::start(&config, credentials, sockets, Some(log)).await?;
         app.watch_credentials(files, Some(read.digest), config.files());
+        app.watch_policy(policy_files, Some(policy_read.digest), config.files());
         tracing::info!(
             gateway = %app.addrs.gateway,
             probe = %app.addrs.probe,

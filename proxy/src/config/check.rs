@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 
 use super::Config;
-use crate::authorise::Policy;
 use crate::identity::Identity;
+use crate::sources::policy::place::Node;
 
 impl Config {
     /// What no single key can be blamed for, or only with another one beside it.
@@ -63,20 +63,7 @@ impl Config {
             }
         }
         self.check_identify()?;
-        self.check_policy()?;
         self.check_services()
-    }
-
-    /// The rules, as far as they can be judged without knowing who the gateway is.
-    fn check_policy(&self) -> Result<(), (String, String)> {
-        let Err(invalid) = Policy::compile(&self.file.authorise, None, None) else { return Ok(()) };
-        let Some(first) = invalid.0.into_iter().next() else { return Ok(()) };
-        let key = match &first.rule {
-            Some((index, _)) => format!("authorise.rules[{index}].{}", first.field),
-            None => format!("authorise.{}", first.field),
-        };
-        let nearest = first.nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
-        Err((key, format!("`{}`: {}{nearest}", first.found, first.wrong)))
     }
 
     fn check_services(&self) -> Result<(), (String, String)> {
@@ -110,33 +97,8 @@ impl Config {
     }
 }
 
-/// A parser's message in the operator's words: what was found, and what would be right. The place it repeats and the
-/// source it quotes are left out.
-pub(super) fn explained(message: &str, text: &str, place: Option<(u64, u64)>) -> String {
-    let line = message.lines().next().unwrap_or(message);
-    let line = line.strip_prefix("error: ").unwrap_or(line);
-    let repeated = place.map(|(line, column)| format!("line {line} column {column}: ")).unwrap_or_default();
-    let line = line.strip_prefix(&repeated).unwrap_or(line);
-    let right = match line.strip_prefix("invalid ").unwrap_or_default() {
-        "u16" => "a whole number from 0 to 65535",
-        "u32" => "a whole number from 0 to 4294967295",
-        "u64" | "usize" => "a whole number from 0",
-        "f32" | "f64" => "a number",
-        "bool" | "boolean" => "true or false",
-        "socket address syntax" => "an address and a port, such as 127.0.0.1:4143 or '[::]:4143'",
-        "IP address syntax" => "a network, such as 10.0.0.0/8",
-        _ => return line.to_owned(),
-    };
-    match place.and_then(|place| scalar_at(text, place)) {
-        Some(found) => format!("`{found}` is not {right}"),
-        None => format!("this is not {right}"),
-    }
-}
-
-/// The plain scalar that begins at line and column.
-fn scalar_at(text: &str, (line, column): (u64, u64)) -> Option<&str> {
-    let line = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
-    let (at, _) = line.char_indices().nth(usize::try_from(column).ok()?.checked_sub(1)?)?;
-    let scalar = line[at..].split([',', ']', '}', '#']).next()?.trim();
-    (!scalar.is_empty()).then_some(scalar)
+/// Where a dotted key stands in the text: the innermost of its words that is there.
+pub(super) fn place_of(text: &str, key: &str) -> Option<(u64, u64)> {
+    let place = Node::read(text)?.place_of(key);
+    Some((place.line, place.column))
 }

@@ -85,7 +85,7 @@ section! {
         listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 4143)),
         /// Connections that the kernel queues before they are taken. At the limit of connections they wait here.
         backlog: u16 = 1024,
-        /// The most connections open at once. Each costs about 40 KiB idle; 20000 fit a pod of 1 GiB.
+        /// The most connections open at once. Further ones wait in the kernel's queue.
         max_connections: usize = 20_000,
         /// The most connections of one identity, so that one client cannot take all places; 0 is no limit.
         max_connections_per_identity: usize = 0,
@@ -398,8 +398,9 @@ section! {
         stream_window: Size = Size(256 * 1024),
         /// HTTP/2: the same for one connection.
         connection_window: Size = Size(1 << 20),
-        /// HTTP/2: response bytes buffered per stream.
-        max_send_buffer: Size = Size(256 * 1024),
+        /// HTTP/2: response bytes buffered per stream. What a client that does not read can make the gateway hold is this
+        /// times `max_streams`.
+        max_send_buffer: Size = Size(64 * 1024),
         /// HTTP/2: reset streams that may wait to be noticed (rapid reset, CVE-2023-44487).
         max_pending_resets: usize = 20,
         /// HTTP/2: streams that may be reset for the client's own errors (CVE-2025-8671).

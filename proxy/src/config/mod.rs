@@ -9,7 +9,6 @@
 mod check;
 pub mod file;
 mod identify;
-mod place;
 pub mod reference;
 pub mod scalar;
 
@@ -18,9 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::check::place_of;
 use self::file::{AccessLogRule, ExpiredCrl, File, LogFormat, SniRule, Speaks};
 use self::scalar::Time;
 use crate::addr::Target;
+use crate::authorise::Policy;
 use crate::backoff::Backoff;
 use crate::connect::{self, PoolSettings};
 use crate::endpoint::{self, Endpoint, Endpoints, UpstreamTls};
@@ -28,6 +29,7 @@ use crate::identity::Identity;
 use crate::route::Published;
 use crate::sources::dns;
 use crate::sources::files::{self, credentials::CredentialFiles};
+use crate::sources::policy::{self, PolicyFiles, Text, Words, misread};
 use crate::telemetry::lines::Destination;
 use crate::telemetry::{access_log, logs, metrics};
 use crate::{admin, balance, detect, gateway, relay, route, tls};
@@ -39,6 +41,24 @@ pub struct Config {
     pub file: File,
     /// Paths in it are relative to this.
     pub folder: PathBuf,
+    /// The file itself.
+    pub source: PathBuf,
+    /// Its text, in which places are found.
+    text: Arc<str>,
+}
+
+/// A policy that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The configuration around it.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file that cannot be read.
+    #[error(transparent)]
+    File(#[from] files::Wrong),
+    /// What stands in the files.
+    #[error(transparent)]
+    Words(#[from] policy::Problems),
 }
 
 /// A configuration that cannot be used: where, what was found, and what would be right.
@@ -76,15 +96,16 @@ impl Config {
     /// Reads and checks a text that stands in `path`.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let text_or_empty = if text.trim().is_empty() { "{}" } else { text };
-        let file: File = serde_saphyr::from_str(text_or_empty).map_err(|error| {
-            let place = error.location().map(|location| (location.line(), location.column()));
-            ConfigError { file: path.to_owned(), place, message: check::explained(&error.to_string(), text, place) }
+        let file: File = misread::read(text_or_empty).map_err(|misread| ConfigError {
+            file: path.to_owned(),
+            place: misread.place.map(|place| (place.line, place.column)),
+            message: misread.to_string(),
         })?;
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        let config = Self { file, folder };
+        let config = Self { file, folder, source: path.to_owned(), text: text.into() };
         config.check().map_err(|(key, message)| ConfigError {
             file: path.to_owned(),
-            place: place::of(text_or_empty, &key),
+            place: place_of(text_or_empty, &key),
             message: format!("{key}: {message}"),
         })?;
         Ok(config)
@@ -165,6 +186,60 @@ impl Config {
             crls: tls.crl_files.iter().map(|path| self.path(path)).collect(),
             settings: self.credentials(),
         }
+    }
+
+    /// The policy of this file and of the policy files that it names, which are read now. Only for what is not followed:
+    /// who follows the files makes it of [`policy_files`](Self::policy_files).
+    pub fn policy(&self, own: Option<&Identity>) -> Result<Policy, PolicyError> {
+        let paths: Vec<PathBuf> =
+            self.file.authorise.files.iter().map(|file| policy::beside(&self.source, file)).collect();
+        let read = files::snapshot(&paths)?;
+        let texts = policy::texts(&read.pieces)?;
+        let files: Vec<Text<'_>> = texts.iter().map(|(file, text)| Text { file, text }).collect();
+        let main = self.source.display().to_string();
+        let words = Words::read(Text { file: &main, text: &self.text }, &files)?;
+        Ok(words.compile(own, None)?)
+    }
+
+    /// The policy of a file without a gateway around it: a whole configuration (which is returned besides), or a policy file
+    /// alone, which is judged with the defaults for all that only a configuration says. `own` is the gateway's identity where
+    /// the certificate that the configuration names is not to be asked, or is not here.
+    pub fn offline(path: &Path, own: Option<Identity>) -> Result<(Policy, Option<Self>), PolicyError> {
+        let read = files::snapshot(&[path.to_owned()])?;
+        let texts = policy::texts(&read.pieces)?;
+        let (file, text) = texts.first().map_or(("", ""), |(file, text)| (file, *text));
+        let text = Text { file, text };
+        if text.is_policy_file() {
+            return Ok((Words::read(Text { file, text: "" }, &[text])?.compile(own.as_ref(), None)?, None));
+        }
+        let config = Self::parse(path, text.text)?;
+        let own = own.or_else(|| config.identity());
+        Ok((config.policy(own.as_ref())?, Some(config)))
+    }
+
+    /// Whether a service can be reached where only exported ones can, as far as this file tells: by its table, else by DNS.
+    pub fn exported(&self, target: &Target) -> bool {
+        let table = &self.file.sources.services;
+        match table.iter().find(|service| service.name.0 == target.name && service.port == target.port) {
+            Some(service) => service.exported,
+            None => self.file.sources.dns.enabled && self.file.sources.dns.exported,
+        }
+    }
+
+    /// The files of the policy.
+    pub fn policy_files(&self, own: Option<Identity>) -> PolicyFiles {
+        PolicyFiles { main: self.source.clone(), own, serving: None }
+    }
+
+    /// Who the gateway is, by the certificate that this file names, where that can be read.
+    pub fn identity(&self) -> Option<Identity> {
+        let text = std::fs::read(self.path(&self.file.tls.chain_file)).ok()?;
+        let blocks = tls::pem::blocks(&text).ok()?;
+        let leaf = blocks.into_iter().find_map(|block| match block {
+            tls::pem::Block::Certificate(der) => Some(der),
+            _ => None,
+        })?;
+        tls::inspect::certificate(&leaf).ok()?.identities.into_iter().next()
     }
 
     /// When files are read again.

@@ -10,6 +10,7 @@
 pub mod dns;
 pub mod files;
 pub mod fixed;
+pub mod policy;
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -63,6 +63,13 @@ pub const TLS_RELOAD: ReloadNames = ReloadNames {
     age: "isthmus_tls_reload_age_seconds",
 };
 
+/// The names for the policy.
+pub const AUTHORISE_RELOAD: ReloadNames = ReloadNames {
+    total: "isthmus_authorise_reload",
+    failed: "isthmus_authorise_reload_failed",
+    age: "isthmus_authorise_reload_age_seconds",
+};
+
 impl Metrics {
     /// Shows how it goes with files that are read again and again.
     pub fn watch_reloads(&self, names: ReloadNames, read: impl Fn() -> Reloads + Send + Sync + 'static) {

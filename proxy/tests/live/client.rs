@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::Request;
 use futures_util::StreamExt;
+use http::Request;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::{http1, http2};
@@ -74,9 +74,11 @@ impl Client {
         let stream = self.connect(&[ALPN_H2]).await?;
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         drop(Handle::current().spawn(connection));
-        let begin = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"and")))]);
+        let begin =
+            futures_util::stream::iter([Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"and")))]);
         let body = StreamBody::new(begin.chain(futures_util::stream::pending()));
-        let request = Request::post(format!("http://{host}/say")).header("content-type", "application/grpc+x").body(body)?;
+        let request =
+            Request::post(format!("http://{host}/say")).header("content-type", "application/grpc+x").body(body)?;
         let sent = Handle::current().spawn(async move {
             let answer = sender.send_request(request).await?;
             Ok(answer.headers().get("grpc-status").and_then(|status| status.to_str().ok()).map(str::to_owned))
@@ -208,7 +210,9 @@ async fn one(
         };
         let response = match sent {
             Ok(response) => response,
-            Err(error) if reused && (error.is_canceled() || error.is_closed() || error.is_incomplete_message()) => continue,
+            Err(error) if reused && (error.is_canceled() || error.is_closed() || error.is_incomplete_message()) => {
+                continue;
+            }
             Err(error) => return Err(anyhow::Error::new(error).context(format!("reused: {reused}"))),
         };
         let status = response.status();

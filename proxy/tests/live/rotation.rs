@@ -40,13 +40,13 @@ async fn a_trust_anchor_is_rotated_and_no_request_fails() {
     let east = Cluster::start("east", mount(0), "", &services).await;
     let clusters = [&east, &west, &north];
 
-    let client = |index: usize| {
-        Client::new(&old.cert_pem(), &before[index].1, &east.identity, east.app.addrs.gateway)
-    };
+    let client = |index: usize| Client::new(&old.cert_pem(), &before[index].1, &east.identity, east.app.addrs.gateway);
     let clients = [client(1), client(2)];
     let mut traffic = Vec::new();
     for client in &clients {
-        for (way, host) in [(Way::Http2, WEB), (Way::Http1, WEB), (Way::Fresh, WEB), (Way::Http2, FAR), (Way::Http1, FAR)] {
+        for (way, host) in
+            [(Way::Http2, WEB), (Way::Http1, WEB), (Way::Fresh, WEB), (Way::Http2, FAR), (Way::Http1, FAR)]
+        {
             traffic.push(Traffic::start(client.clone(), way, host));
         }
     }
@@ -103,7 +103,9 @@ async fn stragglers_learn_why(east: &Cluster, old: &Pair, bundle: &str) {
     let refused = &state["refused"][0];
     assert_eq!(refused["code"], "tls.untrusted", "{state:#}");
     let reason = refused["reason"].as_str().unwrap();
-    for part in ["another key", "shop.west.serviceaccount.identity.linkerd.cluster.local", "identity.linkerd.cluster.local"] {
+    for part in
+        ["another key", "shop.west.serviceaccount.identity.linkerd.cluster.local", "identity.linkerd.cluster.local"]
+    {
         assert!(reason.contains(part), "{part}: {reason}");
     }
     let counted = east.metric("isthmus_refusals_total", "code=\"tls.untrusted\"").await;

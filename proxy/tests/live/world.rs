@@ -126,13 +126,17 @@ sources:
 /// A row of the table: an HTTP service, plain.
 pub(crate) async fn web(name: &str) -> String {
     let addr = east::http_service().await.unwrap();
-    format!("    - {{ name: {name}.demo.svc.cluster.local, port: 80, exported: true, endpoints: [{{ address: '{addr}' }}] }}\n")
+    format!(
+        "    - {{ name: {name}.demo.svc.cluster.local, port: 80, exported: true, endpoints: [{{ address: '{addr}' }}] }}\n"
+    )
 }
 
 /// A row of the table: bytes that come back.
 pub(crate) async fn echo() -> String {
     let addr = east::tcp_echo().await.unwrap();
-    format!("    - {{ name: echo.demo.svc.cluster.local, port: 9000, exported: true, protocol: opaque, endpoints: [{{ address: '{addr}' }}] }}\n")
+    format!(
+        "    - {{ name: echo.demo.svc.cluster.local, port: 9000, exported: true, protocol: opaque, endpoints: [{{ address: '{addr}' }}] }}\n"
+    )
 }
 
 /// A row of the table: an endpoint that is another gateway, over mutual TLS.

@@ -21,10 +21,10 @@ use clap::ValueEnum;
 use isthmus_probe::prober::{Mode as Travel, Settings};
 use isthmus_probe::report;
 
-use super::dial::{Dialer, Secrets};
 use self::show::Screen;
 use self::targets::{Gateways, Given};
 use super::BAD_USAGE;
+use super::dial::{Dialer, Secrets};
 use super::runtime::{Stop, control};
 use crate::addr::Name;
 use crate::config::scalar::Time;
@@ -168,9 +168,12 @@ fn dialer(args: &Args) -> anyhow::Result<Dialer> {
     if args.mode == Mode::Plaintext {
         return Ok(Dialer::plain());
     }
-    let bundle = args.bundle.as_ref().context("--bundle is needed: the trust anchors of the gateway (or --mode plaintext)")?;
+    let bundle =
+        args.bundle.as_ref().context("--bundle is needed: the trust anchors of the gateway (or --mode plaintext)")?;
     let Some(identity) = &args.identity else {
-        bail!("--identity is needed: whom to expect, as mirror.linkerd.io/gateway-identity on the gateway's Service says")
+        bail!(
+            "--identity is needed: whom to expect, as mirror.linkerd.io/gateway-identity on the gateway's Service says"
+        )
     };
     let server_name = match (&args.server_name, identity) {
         (Some(name), _) => name.clone(),

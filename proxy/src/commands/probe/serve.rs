@@ -15,16 +15,22 @@ use super::targets::Gateways;
 
 /// Serves until dropped; gives the error that ended it.
 pub(super) async fn metrics(addr: SocketAddr, gateways: Gateways) -> anyhow::Error {
-    let listener = match TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr} (--metrics-addr)")) {
-        Ok(listener) => listener,
-        Err(error) => return error,
-    };
+    let listener =
+        match TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr} (--metrics-addr)")) {
+            Ok(listener) => listener,
+            Err(error) => return error,
+        };
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
                 let gateways = gateways.clone();
                 drop(Handle::current().spawn(async move {
-                    drop(serve(socket, Limits::default(), |request| std::future::ready(answer(request.uri().path(), &gateways))).await);
+                    drop(
+                        serve(socket, Limits::default(), |request| {
+                            std::future::ready(answer(request.uri().path(), &gateways))
+                        })
+                        .await,
+                    );
                 }));
             }
             // Out of file descriptors, say: the next scrape may do better.
@@ -44,4 +50,3 @@ fn answer(path: &str, gateways: &Gateways) -> Response<Full<Bytes>> {
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
-

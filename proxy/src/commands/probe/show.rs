@@ -43,7 +43,13 @@ impl Screen {
             settings.period,
             settings.failure_threshold
         );
-        Self { output, terminal: terminal && output == Output::Table, title, said: BTreeMap::new(), drawn: String::new() }
+        Self {
+            output,
+            terminal: terminal && output == Output::Table,
+            title,
+            said: BTreeMap::new(),
+            drawn: String::new(),
+        }
     }
 
     /// Shows until it cannot.
@@ -140,7 +146,8 @@ pub(super) fn table(rows: &[Row]) -> String {
         if let Some(error) = &row.last_error
             && error.message.chars().count() > SHORT_ERROR
         {
-            let _ = writeln!(below, "\n{}, {}: {}", printable(&row.cluster_name), error.step, printable(&error.message));
+            let _ =
+                writeln!(below, "\n{}, {}: {}", printable(&row.cluster_name), error.step, printable(&error.message));
         }
     }
     text.push_str(&below);

@@ -53,7 +53,8 @@ impl FromStr for Given {
             (_, false) => format!("{addr}:{PORT}"),
             _ => addr.to_owned(),
         };
-        let port = addr.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
+        let port =
+            addr.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
         if port.is_none_or(|port| port == 0) { Err(wrong()) } else { Ok(Self { cluster, addr }) }
     }
 }
@@ -137,8 +138,7 @@ impl Gateways {
     fn prober(&self, index: usize, given: &Given, addr: &str, several: bool) -> Option<Prober<Dialer>> {
         let ip = addr.rsplit_once(':').map_or(addr, |(ip, _)| ip);
         let cluster = if several { format!("{} {ip}", given.name()) } else { given.name().to_owned() };
-        let target =
-            Target { cluster, addr: addr.to_owned(), authority: given.authority(), path: self.path.clone() };
+        let target = Target { cluster, addr: addr.to_owned(), authority: given.authority(), path: self.path.clone() };
         match Prober::new(self.dialer.clone(), target, self.settings) {
             Ok((prober, reader)) => {
                 self.readers.lock().insert((index, addr.to_owned()), reader);

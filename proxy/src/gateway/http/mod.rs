@@ -13,6 +13,7 @@ mod guarded;
 mod headers;
 pub mod identify;
 mod request;
+mod retire;
 pub(super) mod session;
 mod upgrade;
 mod websocket;
@@ -31,6 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
 use self::guarded::{Framing, Guarded};
+use self::retire::Retirement;
 use self::session::{HttpSession, Tick};
 use super::Gateway;
 use super::census::Entry;
@@ -91,7 +93,7 @@ impl Default for Settings {
             max_streams: 1024,
             stream_window_bytes: 256 * 1024,
             connection_window_bytes: 1024 * 1024,
-            max_send_buffer_bytes: 256 * 1024,
+            max_send_buffer_bytes: 64 * 1024,
             max_pending_resets: 20,
             max_local_resets: 1024,
             keepalive_interval: Some(Duration::from_secs(10)),
@@ -154,7 +156,8 @@ where
     let connection =
         builder.serve_connection(io, service_fn(move |request| answer(Rc::clone(&served), request))).with_upgrades();
     let mut connection = pin!(connection);
-    let how = watch(&session, connection.as_mut(), |connection| connection.graceful_shutdown()).await;
+    let retirement = Retirement::new(IDLE_LINGER);
+    let how = watch(&session, connection.as_mut(), retirement, |connection| connection.graceful_shutdown()).await;
     Ended { malformed: framing.malformed(), how }
 }
 
@@ -182,9 +185,15 @@ where
     let connection =
         builder.serve_connection(TokioIo::new(stream), service_fn(move |request| answer(Rc::clone(&served), request)));
     let mut connection = pin!(connection);
-    let how = watch(&session, connection.as_mut(), |connection| connection.graceful_shutdown()).await;
+    // GOAWAY in two steps loses nothing, whenever it is said.
+    let retirement = Retirement::new(Duration::ZERO);
+    let how = watch(&session, connection.as_mut(), retirement, |connection| connection.graceful_shutdown()).await;
     Ended { malformed: None, how }
 }
+
+/// How long an idle HTTP/1 connection is given to ask once more before it is closed: what a busy client leaves between two
+/// requests. Without it the close would cross a request on its way, which HTTP/1.1 has no way to give back.
+const IDLE_LINGER: Duration = Duration::from_secs(1);
 
 /// How an HTTP session ended.
 #[derive(Debug)]
@@ -218,6 +227,7 @@ const MIN_HTTP1_BUFFER: usize = 8192;
 async fn watch<C>(
     session: &HttpSession,
     mut connection: std::pin::Pin<&mut C>,
+    mut retirement: Retirement,
     retire: fn(std::pin::Pin<&mut C>),
 ) -> How
 where
@@ -225,7 +235,6 @@ where
 {
     let mut phases = session.gateway.drain.clone();
     let mut until = Phase::Draining;
-    let mut retired = false;
     let mut deadline: Option<Instant> = None;
     let mut reason: Option<Refused> = None;
     let mut distrusted = pin!(session.trust.lost());
@@ -233,7 +242,11 @@ where
     loop {
         tokio::select! {
             biased;
-            ended = connection.as_mut() => {
+            ended = retirement.drive(session, connection.as_mut()) => {
+                let Some(ended) = ended else {
+                    retire(connection.as_mut());
+                    continue;
+                };
                 return match ended {
                     Ok(()) => reason.map_or(How::Closed, How::Distrusted),
                     Err(error) => {
@@ -247,15 +260,17 @@ where
                     return How::Cut;
                 }
                 until = Phase::Cut;
-                retired = true;
-                retire(connection.as_mut());
+                retirement.ask(Instant::now());
+                let next = retirement.sooner(clock.deadline());
+                clock.as_mut().reset(next);
             }
             refused = distrusted.as_mut(), if deadline.is_none() => {
                 let at = Instant::now() + session.gateway.distrust_deadline;
                 deadline = Some(at);
-                clock.as_mut().reset(at);
                 reason = Some(refused);
-                retired = true;
+                clock.as_mut().reset(at);
+                // Whom we no longer trust is not waited for.
+                retirement.told();
                 retire(connection.as_mut());
             }
             () = clock.as_mut() => {
@@ -267,13 +282,9 @@ where
                     Tick::Fine => {}
                     Tick::SlowHead => return How::SlowHead,
                     Tick::Idle => return How::Idle,
-                    Tick::Retire if retired => {}
-                    Tick::Retire => {
-                        retired = true;
-                        retire(connection.as_mut());
-                    }
+                    Tick::Retire => retirement.ask(now),
                 }
-                let next = session.next_look(now);
+                let next = retirement.sooner(session.next_look(now));
                 clock.as_mut().reset(deadline.map_or(next, |deadline| deadline.min(next)));
             }
         }

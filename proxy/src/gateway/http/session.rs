@@ -89,6 +89,11 @@ impl HttpSession {
         self.active.set(self.active.get() + 1);
     }
 
+    /// Whether a request is under way.
+    pub(super) fn is_active(&self) -> bool {
+        self.active.get() > 0
+    }
+
     pub(super) fn request_ended(&self) {
         self.active.set(self.active.get().saturating_sub(1));
         self.idle_since.set(Instant::now());

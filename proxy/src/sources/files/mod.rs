@@ -31,6 +31,11 @@ pub trait Recipe: Send + Sync + 'static {
     /// The files, in the order in which `make` wants them.
     fn paths(&self) -> Vec<PathBuf>;
 
+    /// Further files that the first ones name; asked for at every reading, as the answer may change.
+    fn more(&self, _: &[Piece]) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Makes the value, or says which file is wrong. Called on a thread that may block.
     fn make(&self, pieces: &[Piece]) -> Result<Self::Value, Wrong>;
 
@@ -70,10 +75,29 @@ impl Default for Settings {
 
 /// Reads the files and makes the value once, as at the start of the process: there is nothing yet to go on serving with.
 pub fn load<R: Recipe>(recipe: &R) -> Result<(R::Value, Snapshot), Wrong> {
-    let snapshot = snapshot(&recipe.paths())?;
+    let snapshot = gather(recipe)?;
     let value = recipe.make(&snapshot.pieces)?;
     Ok((value, snapshot))
 }
+
+/// Reads the files, and those that they name, as they stood at one moment.
+fn gather<R: Recipe>(recipe: &R) -> Result<Snapshot, Wrong> {
+    let first = recipe.paths();
+    let mut read = snapshot(&first)?;
+    for _ in 0..TRIES {
+        let named = recipe.more(&read.pieces[..first.len()]);
+        let all: Vec<PathBuf> = first.iter().chain(&named).cloned().collect();
+        if all.iter().eq(read.pieces.iter().map(|piece| &piece.path)) {
+            return Ok(read);
+        }
+        read = snapshot(&all)?;
+    }
+    let file = first.first().map_or_else(String::new, |path| path.display().to_string());
+    Err(Wrong { file, reason: "names other files at every reading".to_owned() })
+}
+
+/// How often files are read before what they name is what was read.
+const TRIES: usize = 3;
 
 #[cfg(test)]
 mod tests;

@@ -72,6 +72,11 @@ impl Status {
         reload.good_at = Some(SystemTime::now());
     }
 
+    /// It is other files now.
+    pub(super) fn files(&self, files: Vec<String>) {
+        self.0.lock().files = files;
+    }
+
     /// The files are in order; `replaced`: they hold something new.
     pub(super) fn good(&self, replaced: bool) -> News {
         let now = SystemTime::now();

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::status::{News, Status};
-use super::{Recipe, Settings, Snapshot, Wrong, snapshot};
+use super::{Recipe, Settings, Wrong, gather};
 use crate::live::Live;
 
 /// Never quiet for long: after so many quiet times the files are read all the same.
@@ -53,11 +53,15 @@ pub fn watch<R: Recipe>(
 ) -> Source {
     let source = Source { status: status.clone(), demand: Arc::default() };
     let paths = recipe.paths();
-    status.begin(paths.iter().map(|path| path.display().to_string()).collect());
+    status.begin(names(&paths));
     let watcher = Watcher { recipe: Arc::new(recipe), paths, live, serving, seen: serving, status };
     let demand = Arc::clone(&source.demand);
     drop(tokio::runtime::Handle::current().spawn(watcher.run(demand, settings)));
     source
+}
+
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|path| path.display().to_string()).collect()
 }
 
 struct Watcher<R: Recipe> {
@@ -82,7 +86,7 @@ impl<R: Recipe> Watcher<R> {
         let mut forced = false;
         loop {
             self.look(forced).await;
-            directories.renew();
+            directories.renew(&self.paths);
             forced = false;
             tokio::select! {
                 () = demand.notified() => forced = true,
@@ -94,20 +98,24 @@ impl<R: Recipe> Watcher<R> {
 
     /// Reads, makes, and replaces what is new and good.
     async fn look(&mut self, forced: bool) {
-        let (recipe, paths) = (Arc::clone(&self.recipe), self.paths.clone());
+        let recipe = Arc::clone(&self.recipe);
         let looked = tokio::task::spawn_blocking(move || {
-            let snapshot = match snapshot(&paths) {
+            let snapshot = match gather(&*recipe) {
                 Ok(snapshot) => snapshot,
-                Err(wrong) => return (None, Err(wrong)),
+                Err(wrong) => return (None, None, Err(wrong)),
             };
             let made = recipe.make(&snapshot.pieces);
-            let Snapshot { digest, .. } = snapshot;
-            (Some(digest), made)
+            let paths: Vec<PathBuf> = snapshot.pieces.into_iter().map(|piece| piece.path).collect();
+            (Some(paths), Some(snapshot.digest), made)
         });
-        let Ok((digest, made)) = looked.await else {
+        let Ok((paths, digest, made)) = looked.await else {
             let reason = "reading the files ended in a bug; what serves goes on serving".to_owned();
             return self.bad(None, Wrong { file: self.recipe.name().to_owned(), reason });
         };
+        if let Some(paths) = paths.filter(|paths| *paths != self.paths) {
+            self.status.files(names(&paths));
+            self.paths = paths;
+        }
         match made {
             Ok(value) => self.good(digest, value, forced),
             Err(wrong) => self.bad(digest, wrong),
@@ -161,8 +169,7 @@ struct Directories {
 
 impl Directories {
     fn new(files: &[PathBuf], stirred: Arc<Notify>) -> Self {
-        let paths = files.iter().map(|path| directory(path)).collect();
-        let mut directories = Self { paths, watcher: None, complained: false };
+        let mut directories = Self { paths: BTreeSet::new(), watcher: None, complained: false };
         let told = move |event: notify::Result<Event>| {
             // An error may be a queue that ran over: look rather than miss something.
             if event.map_or(true, |event| is_change(&event.kind)) {
@@ -173,12 +180,14 @@ impl Directories {
             Ok(watcher) => directories.watcher = Some(watcher),
             Err(error) => directories.complain(&error),
         }
-        directories.renew();
+        directories.renew(files);
         directories
     }
 
-    /// Watches them, again where they have been replaced meanwhile; for those watched already this does nothing.
-    fn renew(&mut self) {
+    /// Watches them, again where they have been replaced meanwhile; for those watched already this does nothing. A
+    /// directory whose files are of no interest any more goes on being watched: it costs a look now and then.
+    fn renew(&mut self, files: &[PathBuf]) {
+        self.paths.extend(files.iter().map(|path| directory(path)));
         let Some(watcher) = &mut self.watcher else { return };
         let failed = self.paths.iter().find_map(|path| watcher.watch(path, RecursiveMode::NonRecursive).err());
         match failed {
