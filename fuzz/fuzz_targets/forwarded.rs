@@ -1,9 +1,10 @@
-//! `Forwarded` values: an element with our name in it is found, whatever a peer wrote around it.
+//! `Forwarded` values: an element with our name in it is found, whatever a peer wrote around it, also by the next gateway
+//! in what is carried on.
 #![no_main]
 
 use isthmus::addr::Target;
 use isthmus::identity::Identity;
-use isthmus::wire::forwarded::{element, names_us, pairs};
+use isthmus::wire::forwarded::{MAX_HOPS, element, names_us, pairs, relays};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -25,5 +26,12 @@ fuzz_target!(|bytes: &[u8]| {
         if let Ok(value) = joined.as_slice().try_into() {
             assert!(names_us([&value], &own));
         }
+    }
+    // What is carried on of a peer's text and our element after it still names us, and nobody it was for.
+    if let Ok(value) = [bytes, b", ", ours.as_bytes()].concat().as_slice().try_into() {
+        let carried = relays([&value]);
+        assert!(carried.len() <= MAX_HOPS);
+        assert!(names_us(&carried, &own));
+        assert!(carried.iter().all(|line| pairs(line.as_bytes()).all(|(key, _)| key == b"by")));
     }
 });

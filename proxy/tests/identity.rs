@@ -285,3 +285,14 @@ fn a_gateway_that_cannot_sign_does_not_start() {
         assert!(error.to_string().contains("/nowhere/keys.pem"), "{error:#}");
     });
 }
+
+#[test]
+fn the_examples_of_the_documentation_are_configurations() {
+    let text = include_str!("../../docs/identity.md");
+    let examples: Vec<&str> =
+        text.split("```yaml config\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 5);
+    for example in examples {
+        Config::parse(Path::new("docs/identity.md"), example).unwrap_or_else(|error| panic!("{error}\n{example}"));
+    }
+}

@@ -197,6 +197,7 @@ fn connections(shared: &Shared) -> Value {
     let rows = shared.census.connections(MAX_LISTED).into_iter().map(|line| {
         json!({
             "identity": line.peer.identity.as_ref().map(|identity| identity.as_str().to_owned()),
+            "cluster": line.peer.cluster.as_deref(),
             "address": line.peer.addr.to_string(),
             "sni": line.peer.sni.as_ref().map(|name| name.as_str().to_owned()),
             "protocol": line.protocol.as_str(),

@@ -251,6 +251,19 @@ mod tests {
         }
 
         #[test]
+        fn what_is_carried_on_still_names_us_and_nobody_it_was_for(
+            before in prop::collection::vec("(by|for|host|\"|;|,|=|\\\\| |[a-z.])", 0..80),
+        ) {
+            let own = id(GATEWAY);
+            let ours = element(&own, &own, &target("web"));
+            let text = format!("{}, {}", before.concat(), ours.to_str().expect("ASCII"));
+            let carried = relays([&HeaderValue::try_from(text).expect("a value")]);
+            prop_assert!(carried.len() <= MAX_HOPS);
+            prop_assert!(names_us(&carried, &own));
+            prop_assert!(carried.iter().all(|line| pairs(line.as_bytes()).all(|(key, _)| key == b"by")));
+        }
+
+        #[test]
         fn survives_anything(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let longest = pairs(&bytes).map(|(key, value)| key.len() + value.len()).sum::<usize>();
             prop_assert!(longest <= bytes.len());
