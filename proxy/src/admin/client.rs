@@ -46,8 +46,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Asks for a page, such as `/sightings`.
 pub async fn page(address: &str, page: &str) -> Result<String, AskError> {
-    let base = address.strip_suffix('/').unwrap_or(address);
-    let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
+    let base = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let base = base.strip_suffix('/').map_or_else(|| base.clone(), str::to_owned);
     let bad = || AskError::Address(address.to_owned());
     let uri: Uri = base.parse().map_err(|_| bad())?;
     let authority = uri.authority().cloned().ok_or_else(bad)?;

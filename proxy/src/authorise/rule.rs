@@ -116,9 +116,17 @@ impl Rule {
         (self.networks.is_empty() || self.networks.iter().any(inside)).into()
     }
 
+    /// What goes through CONNECT is as unseen as an opaque connection; a rule that names the method is about the tunnel itself.
+    fn is_tunnel(&self, facts: &RequestFacts<'_>) -> bool {
+        facts.method == http::Method::CONNECT && !self.http.methods.contains(&http::Method::CONNECT)
+    }
+
     pub(super) fn method_holds(&self, facts: &RequestFacts<'_>) -> Verdict {
         if self.http.methods.is_empty() || self.http.methods.contains(facts.method) {
             return Verdict::Yes;
+        }
+        if self.is_tunnel(facts) {
+            return Verdict::Maybe(Doubt::Unseen);
         }
         // Methods are case-sensitive (RFC 9110 §9.1), but not to every server.
         let alike = |method: &http::Method| method.as_str().eq_ignore_ascii_case(facts.method.as_str());
@@ -145,6 +153,9 @@ impl Rule {
         if self.http.hosts.is_empty() {
             return Verdict::Yes;
         }
+        if self.is_tunnel(facts) {
+            return Verdict::Maybe(Doubt::Unseen);
+        }
         let Some((name, port)) = facts.host.and_then(split_host) else { return Verdict::Maybe(Doubt::Unseen) };
         let one = |pattern: &ServicePattern| match (pattern.name.holds(name), pattern.port, port) {
             (false, ..) => Verdict::No,
@@ -156,6 +167,9 @@ impl Rule {
     }
 
     pub(super) fn headers_hold(&self, facts: &RequestFacts<'_>) -> Verdict {
+        if self.is_tunnel(facts) && !self.http.headers.is_empty() {
+            return Verdict::Maybe(Doubt::Unseen);
+        }
         self.http
             .headers
             .iter()

@@ -80,13 +80,30 @@ enum Part {
     Http { methods: BTreeSet<String>, paths: BTreeSet<String> },
 }
 
+impl Part {
+    /// Whether a call is among those that it is made of.
+    fn allows(&self, asking: &Asking) -> bool {
+        match (self, asking) {
+            (Self::Anything, _) => true,
+            (Self::Grpc { service, methods }, Asking::Grpc { service: called, method }) => {
+                service == called && methods.contains(method)
+            }
+            (Self::Http { methods, paths }, Asking::Http { method, path: Some(path) }) => {
+                let below = |pattern: &String| pattern.strip_suffix("/*").is_some_and(|parent| is_below(path, parent));
+                methods.contains(method) && (paths.contains(path) || paths.iter().any(below))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// All that one client wants of one service.
 #[derive(Debug, Default)]
 struct Wanted {
     opaque: bool,
     grpc: BTreeMap<String, BTreeSet<String>>,
     http: BTreeMap<String, BTreeSet<String>>,
-    weight: Weight,
+    seen: Vec<(Asking, Weight)>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -115,9 +132,11 @@ pub fn suggest(observations: &[Observation], grouping: Grouping) -> Suggestion {
     let mut clients: BTreeMap<(Part, String), (BTreeSet<String>, Weight)> = BTreeMap::new();
     for ((client, service), wanted) in wanted {
         for part in parts(&wanted, grouping.paths) {
-            let (all, weight) = clients.entry((part, service.clone())).or_default();
+            let (all, weight) = clients.entry((part.clone(), service.clone())).or_default();
             all.insert(client.clone());
-            weight.add(wanted.weight.calls, wanted.weight.last_seen);
+            for (_, seen) in wanted.seen.iter().filter(|(asking, _)| part.allows(asking)) {
+                weight.add(seen.calls, seen.last_seen);
+            }
         }
     }
     let mut services: BTreeMap<(Part, BTreeSet<String>), (BTreeSet<String>, Weight)> = BTreeMap::new();
@@ -163,7 +182,8 @@ fn take(wanted: &mut BTreeMap<(String, String), Wanted>, seen: &Observation) -> 
         }
         Asking::Opaque => wanted.entry(key.clone()).or_default().opaque = true,
     }
-    wanted.entry(key).or_default().weight.add(seen.count, seen.last_seen);
+    let weight = Weight { calls: seen.count, last_seen: seen.last_seen };
+    wanted.entry(key).or_default().seen.push((seen.asking.clone(), weight));
     Ok(())
 }
 

@@ -50,6 +50,9 @@ pub struct Config {
 /// A policy that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
+    /// The configuration around it.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A file that cannot be read.
     #[error(transparent)]
     File(#[from] files::Wrong),
@@ -196,6 +199,31 @@ impl Config {
         let main = self.source.display().to_string();
         let words = Words::read(Text { file: &main, text: &self.text }, &files)?;
         Ok(words.compile(own, None)?)
+    }
+
+    /// The policy of a file without a gateway around it: a whole configuration (which is returned besides), or a policy file
+    /// alone, which is judged with the defaults for all that only a configuration says. `own` is the gateway's identity where
+    /// the certificate that the configuration names is not to be asked, or is not here.
+    pub fn offline(path: &Path, own: Option<Identity>) -> Result<(Policy, Option<Self>), PolicyError> {
+        let read = files::snapshot(&[path.to_owned()])?;
+        let texts = policy::texts(&read.pieces)?;
+        let (file, text) = texts.first().map_or(("", ""), |(file, text)| (file, *text));
+        let text = Text { file, text };
+        if text.is_policy_file() {
+            return Ok((Words::read(Text { file, text: "" }, &[text])?.compile(own.as_ref(), None)?, None));
+        }
+        let config = Self::parse(path, text.text)?;
+        let own = own.or_else(|| config.identity());
+        Ok((config.policy(own.as_ref())?, Some(config)))
+    }
+
+    /// Whether a service can be reached where only exported ones can, as far as this file tells: by its table, else by DNS.
+    pub fn exported(&self, target: &Target) -> bool {
+        let table = &self.file.sources.services;
+        match table.iter().find(|service| service.name.0 == target.name && service.port == target.port) {
+            Some(service) => service.exported,
+            None => self.file.sources.dns.enabled && self.file.sources.dns.exported,
+        }
     }
 
     /// The files of the policy.

@@ -74,7 +74,7 @@ impl Gateway {
         let client = Client { identity: session.client.clone(), network: session.peer.addr.ip() };
         let exported = self.directory.exported(&ask.target);
         let facts = RequestFacts {
-            method: &parts.method,
+            method: ask.method(parts),
             path: parts.uri.path(),
             headers: &parts.headers,
             host: authority(parts),
@@ -100,7 +100,7 @@ impl Gateway {
         let permit =
             self.policy.load().limits().admit_connection(&client, admitted, Instant::now()).map_err(limited)?;
         let request = Upgraded {
-            method: parts.method.clone(),
+            method: ask.method(parts).clone(),
             path: parts.uri.path().into(),
             host: authority(parts).map(Into::into),
             headers: parts.headers.clone(),

@@ -227,7 +227,8 @@ async fn tend(pool: Pool<RequestBody>, mut changes: Changes, mut distrusted: mps
 #[derive(Debug)]
 pub(crate) struct SendFailed {
     pub(crate) refused: Refused,
-    pub(crate) failure: Failure,
+    /// What it says about the endpoint, if anything.
+    pub(crate) failure: Option<Failure>,
     pub(crate) retry_is_safe: bool,
     /// The head, where the request certainly was not sent.
     pub(crate) returned: Option<HeaderMap>,
@@ -251,8 +252,12 @@ impl Gateway {
         };
         sent.map_err(|error| {
             let failure = match &error.error {
-                connect::Error::Closed(_) | connect::Error::Reset(_) | connect::Error::Protocol(_) => Failure::Reset,
-                _ => Failure::Connect,
+                connect::Error::Closed(_) | connect::Error::Reset(_) | connect::Error::Protocol(_) => {
+                    Some(Failure::Reset)
+                }
+                // No verdict on the endpoint: the pool is full of what clients ask for, or it said politely to try elsewhere.
+                connect::Error::PoolFull | connect::Error::RequestBody(_) | connect::Error::StreamRefused(_) => None,
+                _ => Some(Failure::Connect),
             };
             let retry_is_safe = error.retry_is_safe();
             let returned = error.request.map(|request| request.into_parts().0.headers);
@@ -265,7 +270,7 @@ impl SendFailed {
     fn late() -> Self {
         let detail = "the endpoint did not answer within http.request_timeout";
         let refused = Refused::new(Stage::Relay, Fault::Upstream, "relay.request_timeout", detail);
-        Self { refused, failure: Failure::Timeout, retry_is_safe: false, returned: None }
+        Self { refused, failure: Some(Failure::Timeout), retry_is_safe: false, returned: None }
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use isthmus_probe::endpoint::Endpoint;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use super::Gateway;
 use super::refuse::Refused;
@@ -46,6 +47,7 @@ impl ProbePort {
         let backoff = Backoff { min: Duration::from_millis(5), max: Duration::from_secs(1), jitter: 0.2 };
         let mut failures = 0;
         let handle = tokio::runtime::Handle::current();
+        let places = Arc::new(Semaphore::new(MAX_OPEN));
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -57,8 +59,13 @@ impl ProbePort {
                     failures = 0;
                     // A probe measures latency: its answer must not wait for an acknowledgement.
                     let _ = socket.set_nodelay(true);
+                    // Beyond the limit the socket is closed: anybody can come here, and the data's sockets need descriptors.
+                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
                     let port = Arc::clone(&self);
-                    drop(handle.spawn(async move { port.serve(socket, peer).await }));
+                    drop(handle.spawn(async move {
+                        port.serve(socket, peer).await;
+                        drop(place);
+                    }));
                 }
                 Err(error) => {
                     failures += 1;
@@ -92,6 +99,9 @@ impl ProbePort {
         }
     }
 }
+
+/// Sockets open at once on the probe's port, those included that are still shaking hands; who is served is bounded apart.
+const MAX_OPEN: usize = 1024;
 
 /// The first byte of a TLS record that carries a ClientHello (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 22;

@@ -90,10 +90,17 @@ impl Standing {
     async fn forbidden(&self) -> Refused {
         let mut changes = self.changes.clone();
         loop {
-            changes.next().await;
+            // Before the first wait too: the policy may have changed between the decision and our listening for changes.
             if let Err(denied) = self.judged() {
                 return Refused::from(denied);
+            }
+            tokio::select! {
+                () = changes.next() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
     }
 }
+
+/// How often the policy is asked without having changed: a service may have lost its export meanwhile.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(15);

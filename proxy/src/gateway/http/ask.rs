@@ -52,6 +52,15 @@ impl Ask {
     }
 }
 
+impl Ask {
+    /// The method that the policy judges by: a WebSocket's extended CONNECT is what its GET is over HTTP/1 (RFC 8441 §5), and an
+    /// HTTP/1 endpoint gets it as that.
+    pub(crate) fn method<'a>(&self, parts: &'a Parts) -> &'a Method {
+        static GET: Method = Method::GET;
+        if matches!(self.leaves, Some(Leaves::Extended(_))) { &GET } else { &parts.method }
+    }
+}
+
 /// Takes `l5d-orig-proto` off an HTTP/2 request and says what the request was before it was carried.
 fn effective_version(parts: &mut Parts) -> (Version, Option<HeaderValue>) {
     if parts.version != Version::HTTP_2 {
@@ -85,7 +94,11 @@ fn leaves(parts: &Parts, version: Version) -> Result<Option<Leaves>, Error> {
     let listed = parts.headers.get_all(CONNECTION).iter().any(|value| {
         value.to_str().is_ok_and(|value| value.split(',').any(|name| name.trim().eq_ignore_ascii_case("upgrade")))
     });
-    let wanted = parts.headers.get(UPGRADE).filter(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"));
+    // A list that holds h2c is as bad as h2c alone: a backend might take it up, and speak a protocol that we do not follow.
+    let h2c = |value: &HeaderValue| {
+        value.as_bytes().split(|byte| *byte == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+    };
+    let wanted = parts.headers.get(UPGRADE).filter(|value| !h2c(value));
     Ok(wanted.filter(|_| listed).cloned().map(Leaves::Upgrade))
 }
 
@@ -200,7 +213,21 @@ mod tests {
             Some(Leaves::Upgrade(HeaderValue::from_static("websocket")))
         );
         assert_eq!(of("upgrade, http2-settings", "h2c"), None);
+        assert_eq!(of("upgrade", "websocket, H2C"), None);
         assert_eq!(of("keep-alive", "websocket"), None);
+    }
+
+    #[test]
+    fn extended_connect_is_judged_as_the_get_that_the_endpoint_sees() {
+        let websocket = hyper::ext::Protocol::from_static("websocket");
+        let request = Request::builder().method(Method::CONNECT).uri("http://web.ns/chat").version(Version::HTTP_2);
+        let (mut parts, ()) = request.extension(websocket).body(()).unwrap().into_parts();
+        let asked = Ask::read(&mut parts, &Naming::Request, 80).unwrap();
+        assert_eq!(asked.method(&parts), Method::GET);
+        let (mut parts, ()) =
+            Request::builder().method(Method::CONNECT).uri("db.ns:5432").body(()).unwrap().into_parts();
+        let asked = Ask::read(&mut parts, &Naming::Request, 80).unwrap();
+        assert_eq!(asked.method(&parts), Method::CONNECT);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
-use super::identify;
+use super::{headers, identify};
 use crate::balance::{Failure, Guard};
 use crate::connect::Streamed;
 use crate::gateway::paced::Pacer;
@@ -85,7 +85,12 @@ impl http_body::Body for Body {
             },
             Source::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
-        let Poll::Ready(frame) = polled else { return Poll::Pending };
+        let Poll::Ready(mut frame) = polled else { return Poll::Pending };
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::clean_trailers(trailers);
+        }
         match &frame {
             Some(Ok(frame)) => {
                 self.pacer.moved(frame.data_ref().map_or(0, Bytes::len));
@@ -226,8 +231,8 @@ impl http_body::Body for RequestBody {
                 if let Some(data) = frame.data_ref() {
                     shared.received.set(shared.received.get() + data.len() as u64);
                     shared.pacer.borrow_mut().moved(data.len());
-                }
-                if let Some(trailers) = frame.trailers_mut() {
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    headers::clean_trailers(trailers);
                     identify::clean_trailers(trailers, &shared.assertion);
                 }
             }

@@ -40,7 +40,8 @@ impl Framing {
 
     /// The connection stays with HTTP. False: bytes of the other protocol may have come, so it must end.
     pub(super) fn declined(&self) -> bool {
-        self.0.lock().guard.declined()
+        let mut seen = self.0.lock();
+        !seen.guard.awaits_upgrade() || seen.guard.declined()
     }
 
     pub(super) fn head_since(&self) -> Option<Instant> {

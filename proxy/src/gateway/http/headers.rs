@@ -20,20 +20,31 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// Removes the fields that `connection` names, before the policy looks: what the endpoint will not see must not decide. The
+/// fields that are known as hop-by-hop stay until [`strip_hop_by_hop`], as rules may be about them.
+pub(super) fn strip_named(headers: &mut HeaderMap) {
+    let kept =
+        [HOST, CONTENT_LENGTH, TE, FORWARDED, KEEP_ALIVE, PROXY_CONNECTION, UPGRADE, TRANSFER_ENCODING, HTTP2_SETTINGS];
+    for name in named_by_connection(headers) {
+        if !kept.contains(&name) && name != CONNECTION {
+            headers.remove(name);
+        }
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
+}
+
 /// Removes what is meant for one connection only. `te: trailers` survives, as gRPC depends on it.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            // Framing, routing and the way a request came must not be taken away by naming them here; `te` is judged below.
-            .filter(|name| ![HOST, CONTENT_LENGTH, FORWARDED, TE].contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
+        // Framing, routing and the way a request came must not be taken away by naming them here; `te` is judged below.
+        for name in named_by_connection(headers) {
+            if ![HOST, CONTENT_LENGTH, TE, FORWARDED].contains(&name) {
+                headers.remove(name);
+            }
         }
         headers.remove(CONNECTION);
     }
@@ -50,10 +61,27 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes from trailers what only a head may say. What says who called is `identify.rs`'s.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in [CONTENT_LENGTH, HOST, TE] {
+        trailers.remove(name);
+    }
+}
+
 /// `name`, or `name:port` unless the port is 80, as Linkerd writes `host` towards HTTP/1 backends.
 pub(super) fn host_of(target: &Target) -> HeaderValue {
     let text = if target.port == 80 { target.name.to_string() } else { target.to_string() };
     HeaderValue::try_from(text).expect("a validated name is a valid field value")
+}
+
+/// HTTP/2 lets equal lengths stand side by side; HTTP/1 gets one, as two are how requests are smuggled.
+pub(super) fn one_length(headers: &mut HeaderMap) {
+    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
+        && let Some(length) = headers.get(CONTENT_LENGTH).cloned()
+    {
+        headers.insert(CONTENT_LENGTH, length);
+    }
 }
 
 /// HTTP/2 may carry cookies in several field lines; HTTP/1 knows one (RFC 9113 §8.2.3).

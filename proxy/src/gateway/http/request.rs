@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{EXPECT, FORWARDED, HOST, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 
@@ -38,14 +39,19 @@ use crate::wire::forwarded;
 /// Answers one request. A panic on the way is this request's alone.
 pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
     let observer = Rc::clone(&session.gateway.observer);
-    match AssertUnwindSafe(answered(session, request)).catch_unwind().await {
+    let framing = session.framing.clone().filter(|_| upgrade::may_be_wanted(&request));
+    let mut response = match AssertUnwindSafe(answered(session, request)).catch_unwind().await {
         Ok(response) => response,
         Err(_) => {
             observer.event(Event::Panicked);
             let refused = Refused::new(Stage::Relay, Fault::Ours, "relay.panic", "a bug ended this request");
             refuse::response(&refused, false)
         }
+    };
+    if let Some(framing) = framing {
+        upgrade::settle(&framing, &mut response);
     }
+    response
 }
 
 async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
@@ -110,6 +116,7 @@ async fn proceed(
     let gateway = &session.gateway;
     exchange.passed(Stage::Detect);
 
+    headers::strip_named(&mut parts.headers);
     let admission = gateway.admit_request(session, &ask, &parts);
     exchange.passed(Stage::Authorise);
     let admitted = admission?;
@@ -193,7 +200,9 @@ async fn deliver(
                 "the client's body broke off",
             ));
         }
-        gateway.failed(&pick.guard, error.failure);
+        if let Some(failure) = error.failure {
+            gateway.failed(&pick.guard, failure);
+        }
         let again = error.retry_is_safe && may_retry && body.untouched();
         let kept = error.returned.or(copy).filter(|_| again && gateway.retries.take());
         let Some(headers) = kept else { return Err(error.refused) };
@@ -259,7 +268,12 @@ pub(super) fn outgoing(
         Version::Http1 => {
             *request.uri_mut() = Uri::from(path);
             headers::join_cookies(request.headers_mut());
+            headers::one_length(request.headers_mut());
             request.headers_mut().insert(HOST, headers::host_of(&ask.target));
+            // hyper believes that a GET of unknown length has no body, and would drop it.
+            if !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
+                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
         }
     }
     request

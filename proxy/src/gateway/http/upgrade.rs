@@ -29,6 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::ask::{Ask, Leaves};
 use super::body::{Body, RequestBody};
 use super::exchange::Exchange;
+use super::guarded::Framing;
 use super::request::outgoing;
 use super::session::HttpSession;
 use super::{headers, websocket};
@@ -122,7 +123,9 @@ async fn switch(
         match sent {
             Ok(answer) => break (pick, answer, key, to_h2),
             Err(error) => {
-                gateway.failed(&pick.guard, error.failure);
+                if let Some(failure) = error.failure {
+                    gateway.failed(&pick.guard, failure);
+                }
                 let again = error.retry_is_safe && avoid.len() < gateway.http.max_retries as usize;
                 if !again || !gateway.retries.take() {
                     return Err(error.refused);
@@ -135,7 +138,7 @@ async fn switch(
     let agreed = answer.status() == if to_h2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
     if !agreed {
         pick.guard.succeeded();
-        return Ok(declined(session, answer));
+        return declined(answer, over_h2);
     }
     if let Some(key) = our_key
         && answer.headers().get(SEC_WEBSOCKET_ACCEPT) != Some(&websocket::accept(&key))
@@ -199,16 +202,30 @@ fn upgrade(
     (request, Some(key))
 }
 
-/// The endpoint stays with HTTP: its answer goes to the client as it is. On HTTP/1 the connection ends with it when the
-/// client has already sent bytes in the new protocol: they must not be read as a request.
-fn declined(session: &HttpSession, answer: Response<Streamed<RequestBody>>) -> Response<Body> {
+/// The endpoint stays with HTTP: its answer goes to the client as it is. But to CONNECT a 2xx would mean that the protocol was
+/// switched, so such an answer cannot be passed on.
+fn declined(answer: Response<Streamed<RequestBody>>, over_h2: bool) -> Result<Response<Body>, Refused> {
+    if over_h2 && answer.status().is_success() {
+        let detail = "the endpoint answered the upgrade as if it were an ordinary request";
+        return Err(Refused::new(Stage::Relay, Fault::Upstream, "relay.upgrade_refused", detail));
+    }
     let mut response = answer.map(|body| Body::upstream(body, None));
     headers::clean_response(response.headers_mut());
     *response.version_mut() = http::Version::default();
-    if session.framing.as_ref().is_some_and(|framing| !framing.declined()) {
+    Ok(response)
+}
+
+/// Whether the guard over an HTTP/1 connection may take this request for one that leaves HTTP.
+pub(super) fn may_be_wanted<B>(request: &Request<B>) -> bool {
+    request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE)
+}
+
+/// After the answer to such a request: where it stays with HTTP, whatever the reason, what follows is guarded again. The
+/// connection ends when the client has already sent bytes that were not looked at: they must not be read as a request.
+pub(super) fn settle(framing: &Framing, response: &mut Response<Body>) {
+    if !framing.declined() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
 }
 
 fn agreed_response(

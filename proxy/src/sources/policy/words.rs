@@ -21,6 +21,13 @@ pub struct Text<'a> {
     pub text: &'a str,
 }
 
+impl Text<'_> {
+    /// Whether it is a policy file, and not a whole configuration: it has rules at the top.
+    pub fn is_policy_file(&self) -> bool {
+        Node::read(self.text).is_some_and(|node| node.has("rules"))
+    }
+}
+
 /// What a policy file holds.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -81,13 +88,6 @@ impl<'a> Words<'a> {
             }
         }
         if problems.is_empty() { Ok(Self { settings, origins }) } else { Err(Problems(problems)) }
-    }
-
-    /// Reads one file of either kind: a whole configuration, or a policy file, which then is judged with the defaults for all
-    /// that only the main file can say.
-    pub fn read_either(file: Text<'a>) -> Result<Self, Problems> {
-        let bare = Node::read(file.text).is_some_and(|node| node.has("rules"));
-        if bare { Self::read(Text { file: file.file, text: "{}" }, &[file]) } else { Self::read(file, &[]) }
     }
 
     /// All settings, with the rules of every file.
