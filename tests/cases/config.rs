@@ -42,7 +42,10 @@ fn wrong() -> Vec<(String, &'static str)> {
             with("telemetry: { access_log: some }\n"),
             "x.yaml:2:26: telemetry.access_log: \"some\": not one of all, errors, off",
         ),
-        (with("accept:\n  listen: 4143\n"), "x.yaml:3:11: accept.listen: \"4143\": not an address and a port"),
+        (
+            with("accept:\n  listen: 4143\n"),
+            "x.yaml:3:11: accept.listen: \"4143\": not an address and a port, such as 127.0.0.1:4143",
+        ),
         (
             with("accept:\n  listen: localhost:4143\n"),
             "x.yaml:3:11: accept.listen: \"localhost:4143\": not an address and a port",
@@ -88,10 +91,23 @@ fn wrong() -> Vec<(String, &'static str)> {
             ),
             "x.yaml:6:7: sources.services[0].tls: an identity that is a URI needs a server_name",
         ),
-        (with("sources:\n  services:\n    - name: web.svc.cluster.local\n      endpoints: []\n"), "port: is missing"),
+        (
+            with("sources:\n  services:\n    - name: web.svc.cluster.local\n      endpoints: []\n"),
+            "x.yaml:5:7: sources.services[0].port: is missing",
+        ),
         (
             with("authorise:\n  default: maybe\n"),
             "x.yaml:3:12: authorise.default: \"maybe\": not one of authenticated, deny",
+        ),
+        (
+            with(
+                "authorise:\n  rules:\n    - { name: a, action: allow, services: [web] }\n    - name: b\n      action: allow\n      http:\n        methods: [get]\n",
+            ),
+            "x.yaml:8:19: authorise.rules[1].http.methods[0]: \"get\": not a method: methods are written in capitals; did you mean \"GET\"?",
+        ),
+        (
+            with("authorise:\n  limits: { requests_per_second: 0 }\n"),
+            "x.yaml:3:34: authorise.limits.requests_per_second: \"0\": a limit of zero",
         ),
         (with("probe: { plaintext: maybe }\n"), "x.yaml:2:21: probe.plaintext: \"maybe\": not true or false"),
         (format!("{TLS}{TLS}"), "x.yaml:2:1: "),
@@ -104,9 +120,10 @@ fn wrong() -> Vec<(String, &'static str)> {
 fn what_is_wrong_is_said_where_it_stands() {
     let mut failures = Vec::new();
     for (text, expected) in wrong() {
-        match Config::parse(Path::new("x.yaml"), &text) {
+        let read = Config::parse(Path::new("x.yaml"), &text).map_err(|error| error.to_string());
+        match read.and_then(|config| config.policy(None).map_err(|error| error.to_string())) {
             Ok(_) => failures.push(format!("taken, instead of {expected}:\n{text}")),
-            Err(error) if error.to_string().contains(expected) => {}
+            Err(error) if error.contains(expected) => {}
             Err(error) => failures.push(format!("{error}\n   instead of {expected}\n{text}")),
         }
     }

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde_saphyr::Error;
 
-use super::place::{Node, Place, join};
+use super::place::{Node, Place, Standing, join};
 use crate::authorise::nearest;
 
 /// What cannot be read, and where.
@@ -43,7 +43,18 @@ pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, Misread> {
 fn told(error: &Error, text: &str) -> Misread {
     let place = error.location().map(Place::from).filter(|place| place.line > 0);
     let map = matches!(error, Error::SerdeMissingField { .. });
-    let standing = place.and_then(|place| Node::read(text)?.at(place, map));
+    let standing = place.and_then(|place| {
+        let node = Node::read(text)?;
+        if !map {
+            return node.at(place, false);
+        }
+        // The parser may have got as far as the last key of the map before it missed one.
+        node.at(place, true).or_else(|| {
+            let inner = node.at(place, false)?;
+            let path = inner.path.rsplit_once('.').map_or("", |(outer, _)| outer).to_owned();
+            Some(Standing { path, found: inner.found })
+        })
+    });
     let found = standing.as_ref().map_or("this", |standing| &standing.found);
     let path = standing.as_ref().map_or("", |standing| &standing.path);
     let (field, message) = match error {
@@ -65,22 +76,10 @@ fn told(error: &Error, text: &str) -> Misread {
         Error::DuplicateMappingKey { .. } => (path.to_owned(), "this key stands here twice".to_owned()),
         other => {
             let message = without_place(&other.to_string());
-            match right_syntax(&message) {
-                Some(right) => (path.to_owned(), format!("{found}: not {right}")),
-                None => (path.to_owned(), message),
-            }
+            (path.to_owned(), address(&message).map_or(message, |right| format!("{found}: not {right}")))
         }
     };
     Misread { place, field, message }
-}
-
-/// What the standard library calls a syntax, as an operator would write it.
-fn right_syntax(message: &str) -> Option<&'static str> {
-    match message {
-        "invalid socket address syntax" => Some("an address and a port, such as 127.0.0.1:4143 or '[::]:4143'"),
-        "invalid IP address syntax" => Some("a network, such as 10.0.0.0/8"),
-        _ => None,
-    }
 }
 
 fn unknown_field(field: &str, expected: &[&'static str]) -> String {
@@ -108,6 +107,15 @@ fn scalar(kind: &str) -> String {
         kind if kind.starts_with('u') => "a whole number".to_owned(),
         kind if kind.starts_with('f') => "a number".to_owned(),
         kind => kind.to_owned(),
+    }
+}
+
+/// What would be right where the standard library reads an address and says no more than that it cannot.
+fn address(message: &str) -> Option<&'static str> {
+    match message {
+        "invalid socket address syntax" => Some("an address and a port, such as 127.0.0.1:4143 or \"[::]:4143\""),
+        "invalid IP address syntax" => Some("a network, such as 10.0.0.0/8"),
+        _ => None,
     }
 }
 
