@@ -69,12 +69,7 @@ pub async fn explain(address: &str, call: &Call, exported: Option<bool>) -> Resu
     page(address, &format!("/explain?{}", query(call, exported))).await
 }
 
-async fn exchange(
-    base: &str,
-    to: (&str, u16),
-    authority: &str,
-    page: &str,
-) -> Result<(StatusCode, String), AskError> {
+async fn exchange(base: &str, to: (&str, u16), authority: &str, page: &str) -> Result<(StatusCode, String), AskError> {
     let name = || base.to_owned();
     let stream = TcpStream::connect(to).await.map_err(|error| AskError::Connect(name(), error))?;
     let broken = |error| AskError::Exchange(name(), error);

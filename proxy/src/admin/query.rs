@@ -99,11 +99,19 @@ mod tests {
     fn queries() {
         for (query, want) in [
             ("client=a.b&service=c:80", Ok("a.b c:80 None None {} 0.0.0.0")),
-            ("client=a.b&service=c%3a80&path=/x%2520&method=GET", Ok("a.b c:80 Some(\"GET\") Some(\"/x%20\") {} 0.0.0.0")),
+            (
+                "client=a.b&service=c%3a80&path=/x%2520&method=GET",
+                Ok("a.b c:80 Some(\"GET\") Some(\"/x%20\") {} 0.0.0.0"),
+            ),
             ("client=a&service=b&header=x-a:%20b&network=::1", Ok("a b None None {\"x-a\": \"b\"} ::1")),
             ("", Err("client is missing")),
             ("client=a&client=b", Err("client is there twice")),
-            ("cleint=a", Err("\"cleint\" is none of client, exported, grpc, header, host, method, network, path, service; did you mean client?")),
+            (
+                "cleint=a",
+                Err(
+                    "\"cleint\" is none of client, exported, grpc, header, host, method, network, path, service; did you mean client?",
+                ),
+            ),
             ("client=%zz", Err("client: not percent-encoded text")),
             ("client=%f", Err("client: not percent-encoded text")),
             ("client=%ff", Err("client: not percent-encoded text")),

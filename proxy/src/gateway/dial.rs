@@ -149,7 +149,10 @@ impl Cut {
 
     fn check(&self) -> io::Result<()> {
         if self.done.load(Ordering::Acquire) {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the endpoint's certificate is no longer trusted"));
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the endpoint's certificate is no longer trusted",
+            ));
         }
         Ok(())
     }
@@ -177,7 +180,11 @@ impl AsyncWrite for Secured {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.cut.check()?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }

@@ -268,7 +268,8 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
         accept_errors.family("isthmus_accept_errors", "Failures of accept, by error."),
         handshakes.family("isthmus_tls_handshakes", "Handshakes ended, by result."),
         connects.family("isthmus_connect_attempts", "Connections to endpoints tried, by result."),
-        distrusted.family("isthmus_tls_distrusted", "Live connections ended because their peer lost its trust, by reason."),
+        distrusted
+            .family("isthmus_tls_distrusted", "Live connections ended because their peer lost its trust, by reason."),
         refusals.family("isthmus_refusals", "Connections and requests refused, by stage, code and fault."),
         decisions.family(
             "isthmus_authorise_decisions",

@@ -79,9 +79,12 @@ impl Metrics {
             let reloads = read();
             vec![reading("result", "ok", reloads.ok), reading("result", "failed", reloads.failed)]
         });
-        self.read(names.failed, "Whether the files hold something that is not taken: 1 is yes.", Kind::Gauge, move || {
-            vec![Reading { labels: vec![], value: f64::from(u8::from(failing().failing)) }]
-        });
+        self.read(
+            names.failed,
+            "Whether the files hold something that is not taken: 1 is yes.",
+            Kind::Gauge,
+            move || vec![Reading { labels: vec![], value: f64::from(u8::from(failing().failing)) }],
+        );
         self.read(names.age, "Time since the files were last found in order.", Kind::Gauge, move || {
             let age = age().age.map(|age| Reading { labels: vec![], value: age.as_secs_f64() });
             age.into_iter().collect()

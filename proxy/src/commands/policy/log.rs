@@ -179,7 +179,10 @@ mod tests {
         };
         for (rest, want) in [
             (r#""outcome":"served","rule":"r","status":200"#, Some("GET /x false Admitted - r")),
-            (r#""outcome":"served","would_refuse":"authorise.no_rule""#, Some("GET /x false WouldRefuse authorise.no_rule -")),
+            (
+                r#""outcome":"served","would_refuse":"authorise.no_rule""#,
+                Some("GET /x false WouldRefuse authorise.no_rule -"),
+            ),
             (
                 r#""outcome":"served","rule":"r","would_refuse":"authorise.rate_limited","would_refuse_rule":"r""#,
                 Some("GET /x false Admitted - r"),
@@ -205,7 +208,8 @@ mod tests {
 
     #[test]
     fn other_lines_are_counted_and_skipped() {
-        let opaque = r#"{"kind":"connection","outcome":"served","client_identity":"a.b","target":"c:80","protocol":"opaque"}"#;
+        let opaque =
+            r#"{"kind":"connection","outcome":"served","client_identity":"a.b","target":"c:80","protocol":"opaque"}"#;
         let http = opaque.replace("opaque", "http/2");
         let cut = format!(
             r#"{{"kind":"request","outcome":"served","client_identity":"a.b","target":"c:80","method":"GET","path":"/{}..."}}"#,
@@ -215,8 +219,7 @@ mod tests {
         let nobody = r#"{"kind":"request","outcome":"served","client_identity":"no body","target":"c:80","method":"GET","path":"/"}"#;
         let text = format!("{opaque}\n{http}\n\n{cut}\nkind=request\n[]\n{nobody}\n{grpc}");
         let (told, tally) = all(&text);
-        let want =
-            ["a.b 0.0.0.0 c:80 - - false Admitted - - 0", "a.b 0.0.0.0 c:80 POST /a.B/C true Admitted - - 0"];
+        let want = ["a.b 0.0.0.0 c:80 - - false Admitted - - 0", "a.b 0.0.0.0 c:80 POST /a.B/C true Admitted - - 0"];
         assert_eq!(told, want);
         assert_eq!(tally, Tally { calls: 2, other: 2, cut: 1 });
     }

@@ -27,8 +27,7 @@ pub struct CredentialFiles {
 impl CredentialFiles {
     /// The pieces as `tls` wants them.
     pub fn pem(&self, pieces: &[Piece]) -> Result<Pem, Wrong> {
-        let mut files =
-            pieces.iter().map(|piece| File::new(piece.path.display().to_string(), piece.bytes.as_slice()));
+        let mut files = pieces.iter().map(|piece| File::new(piece.path.display().to_string(), piece.bytes.as_slice()));
         let missing = || Wrong { file: self.chain.display().to_string(), reason: "was not read".to_owned() };
         Ok(Pem {
             chain: files.next().ok_or_else(missing)?,
@@ -56,9 +55,10 @@ impl Recipe for CredentialFiles {
     }
 
     fn describe(&self, credentials: &Credentials) -> String {
-        let roots = credentials.roots().iter().map(|root| {
-            format!("'{}' ({})", root.subject, root.fingerprint.get(..12).unwrap_or(&root.fingerprint))
-        });
+        let roots = credentials
+            .roots()
+            .iter()
+            .map(|root| format!("'{}' ({})", root.subject, root.fingerprint.get(..12).unwrap_or(&root.fingerprint)));
         format!(
             "{}, valid to {}; trusting {}; {} CRLs",
             credentials.identity(),

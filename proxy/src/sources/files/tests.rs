@@ -134,7 +134,9 @@ fn each_wrong_set_has_its_message() {
         ("ca.crt", |m| m.write("ca.crt", m.read("ca.crt") + &m.read("tls.crt")), "is no CA's"),
         (
             "tls.key",
-            |m| m.write("tls.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n"),
+            |m| {
+                m.write("tls.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n")
+            },
             "is encrypted",
         ),
         ("ca.crl", |m| m.write("ca.crl", m.read("tls.crt")), "holds no CRL"),

@@ -53,8 +53,14 @@ fn mistakes_are_named_with_file_line_column_field_and_the_nearest_word() {
             rule("    limits: { bytes_per_second: 5q }\n"),
             "3:15: rules[0].limits.bytes_per_second: \"5q\": not a number of bytes such as 1500, 64KiB or 50MiB",
         ),
-        (rule("    http: { method: [GET] }\n"), "3:13: rules[0].http.method: there is no such field; did you mean \"methods\"?"),
-        (rule("    networks: [{ cdr: 10.0.0.0/8 }]\n"), "3:18: rules[0].networks[0].cdr: there is no such field; did you mean \"cidr\"?"),
+        (
+            rule("    http: { method: [GET] }\n"),
+            "3:13: rules[0].http.method: there is no such field; did you mean \"methods\"?",
+        ),
+        (
+            rule("    networks: [{ cdr: 10.0.0.0/8 }]\n"),
+            "3:18: rules[0].networks[0].cdr: there is no such field; did you mean \"cidr\"?",
+        ),
         (rule("    name: b\n"), "3:5: rules[0].name: this key stands here twice"),
         (
             rule("    http: { methods: [GET, GTE] }\n"),
@@ -73,8 +79,14 @@ fn mistakes_are_named_with_file_line_column_field_and_the_nearest_word() {
             rule("    http: { headers: { x.y: [] } }\n"),
             "3:24: rules[0].http.headers.x.y: \"[]\": it is there but empty: leave it out to set no condition",
         ),
-        (rule("    limits: { requests_per_second: 0 }\n"), "3:36: rules[0].limits.requests_per_second: \"0\": a limit of zero lets nothing through: write a deny rule instead"),
-        ("mode: audit\nrules: []\n".to_owned(), "1:1: mode: stands in the main configuration file only, below `authorise`; here are `rules`"),
+        (
+            rule("    limits: { requests_per_second: 0 }\n"),
+            "3:36: rules[0].limits.requests_per_second: \"0\": a limit of zero lets nothing through: write a deny rule instead",
+        ),
+        (
+            "mode: audit\nrules: []\n".to_owned(),
+            "1:1: mode: stands in the main configuration file only, below `authorise`; here are `rules`",
+        ),
         ("rule: []\n".to_owned(), "1:1: rule: there is no such field; did you mean \"rules\"?"),
         ("- a\n".to_owned(), "1:1: a list of 1: not a map (`key: value`)"),
         ("rules: [\n".to_owned(), "1:8: unclosed bracket '['"),
@@ -148,7 +160,8 @@ async fn the_policy_follows_its_files() {
     // One file of two is wrong: both stay as they were.
     let inline = MAIN.replace("inline", "renamed");
     fs::write(path("main.yaml"), &inline).expect("written");
-    fs::write(path("policy.d/shop.yaml"), "rules:\n  - { name: shop, service: [shop], action: allow }").expect("written");
+    fs::write(path("policy.d/shop.yaml"), "rules:\n  - { name: shop, service: [shop], action: allow }")
+        .expect("written");
     source.reload();
     let problem = tokio::time::timeout(Duration::from_secs(20), async {
         loop {
@@ -167,7 +180,8 @@ async fn the_policy_follows_its_files() {
     // Both right again, and the list of files has grown.
     let more = inline.replace("[policy.d/shop.yaml]", "[policy.d/shop.yaml, more.yaml]");
     fs::write(path("more.yaml"), "rules: [{ name: more, services: [more], action: allow }]").expect("written");
-    fs::write(path("policy.d/shop.yaml"), "rules: [{ name: shop2, services: [shop], action: allow }]").expect("written");
+    fs::write(path("policy.d/shop.yaml"), "rules: [{ name: shop2, services: [shop], action: allow }]")
+        .expect("written");
     fs::write(path("main.yaml"), more).expect("written");
     let wanted = async {
         while answer(&live.load(), "more:80").is_none() || answer(&live.load(), "shop:80").as_deref() != Some("shop2") {
