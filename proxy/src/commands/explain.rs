@@ -22,14 +22,9 @@ use crate::identity::Identity;
 
 /// Say what the policy decides about a call.
 #[derive(Debug, clap::Args)]
-#[group(id = "asked", required = true, multiple = false, args = ["config", "admin"])]
 pub struct Args {
-    /// Ask the policy of this configuration, or of this policy file
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Ask the gateway with this admin port
-    #[arg(long, value_name = "URL")]
-    admin: Option<String>,
+    #[command(flatten)]
+    asked: Asked,
     /// The client's identity
     #[arg(long, value_name = "IDENTITY")]
     client: String,
@@ -65,6 +60,18 @@ pub struct Args {
     output: Output,
 }
 
+/// Who is asked.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Asked {
+    /// Ask the policy of this configuration, or of this policy file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Ask the gateway with this admin port
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+}
+
 /// How to print.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Output {
@@ -89,7 +96,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Err(error) = call.check() {
         return Ok(bad(&error.into()));
     }
-    let explanation = match (&args.config, &args.admin) {
+    let explanation = match (&args.asked.config, &args.asked.admin) {
         (Some(file), _) => match args.of_file(file, call) {
             Ok(explanation) => explanation,
             Err(error) => return Ok(bad(&error)),

@@ -13,14 +13,9 @@ use crate::tls::inspect::rfc3339;
 
 /// Write rules that allow what was seen.
 #[derive(Debug, clap::Args)]
-#[group(id = "seen", required = true, multiple = false, args = ["admin", "log"])]
 pub(super) struct Args {
-    /// What the gateway with this admin port has seen
-    #[arg(long, value_name = "URL")]
-    admin: Option<String>,
-    /// What these access logs (JSON) have seen; `-` is standard input
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    log: Vec<PathBuf>,
+    #[command(flatten)]
+    seen: Seen,
     /// So many service accounts of a namespace that want the same become a wildcard; 0 never
     #[arg(long, default_value_t = Grouping::default().accounts, value_name = "N")]
     accounts: usize,
@@ -35,10 +30,22 @@ pub(super) struct Args {
     output: Output,
 }
 
+/// Where what was seen is written down.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Seen {
+    /// What the gateway with this admin port has seen
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+    /// What these access logs (JSON) have seen; `-` is standard input
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    log: Vec<PathBuf>,
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<bool> {
-    let observations = match &args.admin {
+    let observations = match &args.seen.admin {
         Some(address) => seen::by_gateway(address)?,
-        None => seen::in_logs(&args.log)?,
+        None => seen::in_logs(&args.seen.log)?,
     };
     let Args { accounts, paths, services, .. } = *args;
     let suggestion = suggest(&observations, Grouping { accounts, paths, services });
