@@ -141,7 +141,8 @@ impl Args {
     fn of_file(&self, file: &Path, call: Call) -> anyhow::Result<Explanation> {
         let (policy, config) = Config::offline(file, self.identity.clone())?;
         let target = call.target()?;
-        let exported = self.exported || config.is_some_and(|config| config.exported(&target));
+        // A policy file alone knows nothing of services: the rules are the question then.
+        let exported = self.exported || config.is_none_or(|config| config.exported(&target));
         Ok(authorise::explain(&policy, &Call { exported, ..call })?)
     }
 }

@@ -49,21 +49,36 @@ pub(super) fn run(args: &Args) -> anyhow::Result<bool> {
         None => seen::calls_in_logs(&args.against.against)?,
     };
     let (kinds, all) = (calls.len(), calls.iter().map(|(_, count)| count).sum::<u64>());
-    let changes = diff(&old, &new, calls)?;
+    let mut changes = diff(&old, &new, calls)?;
+    // What somebody will miss comes first.
+    changes.sort_by_key(|change| !is_lost(change));
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&changes)?),
         Output::Text if changes.is_empty() => println!("no answer changes ({all} calls of {kinds} kinds)"),
         Output::Text => {
-            let changed: u64 = changes.iter().map(|change| change.count).sum();
-            println!("{}\n{changed} of {all} calls change their answer", table(&changes));
+            let count = |of: fn(&Change) -> bool| -> u64 {
+                changes.iter().filter(|change| of(change)).map(|change| change.count).sum()
+            };
+            println!(
+                "{}\n\n{} of {all} calls change their answer: {} that were let through would be refused, {} that were refused \
+                 would be let through",
+                table(&changes),
+                count(|_| true),
+                count(is_lost),
+                count(|change| !change.before.admitted && change.after.admitted)
+            );
         }
     }
     Ok(changes.is_empty())
 }
 
+fn is_lost(change: &Change) -> bool {
+    change.before.admitted && !change.after.admitted
+}
+
 fn table(changes: &[Change]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["CALLS", "CLIENT", "SERVICE", "WHAT", "OLD", "NEW"]);
+    table.load_style(presets::NOTHING).set_header(["CALLS", "CLIENT", "SERVICE", "WHAT", "OLD", "NEW"]);
     for Change { call, count, before, after } in changes {
         let row = [count.to_string(), printable(&call.client), printable(&call.service), what(call)];
         table.add_row(row.into_iter().chain([answer(before), answer(after)]));

@@ -66,7 +66,8 @@ fn text(suggestion: &Suggestion) -> anyhow::Result<String> {
     let _ = writeln!(out, "rules:{}", if rules.is_empty() { " []" } else { "" });
     for suggested in rules {
         let last = rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(suggested.last_seen));
-        let _ = writeln!(out, "  # {} calls, the last at {last}", suggested.calls);
+        let calls = if suggested.calls == 1 { "call" } else { "calls" };
+        let _ = writeln!(out, "  # {} {calls}, the last at {last}", suggested.calls);
         for line in serde_saphyr::to_string(&[&suggested.rule])?.lines() {
             let _ = writeln!(out, "  {line}");
         }
