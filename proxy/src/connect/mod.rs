@@ -6,7 +6,6 @@
 //! What lies between TCP and HTTP (TLS, a transport header) is the [`Dial`]er's business: the pool is given streams that
 //! are ready to be spoken on.
 
-mod eyeballs;
 mod pool;
 mod tcp;
 
@@ -22,7 +21,6 @@ use crate::endpoint::Endpoint;
 use crate::fault::{Fault, Refusal};
 use crate::record::Protocol;
 
-pub use self::eyeballs::any;
 pub use self::pool::{Pool, PoolSettings, SendError, Stats, Streamed, Version};
 pub use self::tcp::tcp;
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Gateway;
 use super::http::ask::Ask;
 use super::http::session::HttpSession;
-use super::refuse::Refused;
+use super::refuse::{self, Refused};
 use super::standing::{Standing, Upgraded};
 use super::trust::Trust;
 use crate::addr::Target;
@@ -119,7 +119,8 @@ fn by_rule(denied: authorise::Denied) -> Refused {
 /// A limit's refusal, with the rule whose limit it is.
 fn limited(limited: authorise::Limited) -> Refused {
     let rule = limited.rule.clone();
-    Refused::from(limited).by_rule(rule)
+    let rate = (limited.limit == authorise::Limit::Rate).then(|| (limited.most, limited.scope.as_str()));
+    Refused { rate, ..Refused::from(limited) }.by_rule(rule)
 }
 
 /// The authority that a request names: `:authority` or the absolute form's, else `host`.
@@ -128,14 +129,8 @@ fn authority(parts: &Parts) -> Option<&str> {
     parts.uri.authority().map(http::uri::Authority::as_str).or_else(host)
 }
 
-/// `ratelimit` and `ratelimit-policy` (draft-ietf-httpapi-ratelimit-headers): what is left of the tightest rate.
+/// The fields for a request that was let through: what is left of the tightest rate.
 pub(super) fn rate_fields(standing: &authorise::Standing) -> Option<[(HeaderName, HeaderValue); 2]> {
-    let name = standing.scope.as_str();
     let seconds = standing.full_after.as_secs() + u64::from(standing.full_after.subsec_nanos() > 0);
-    let left = format!("\"{name}\";r={};t={seconds}", standing.remaining);
-    let policy = format!("\"{name}\";q={};w=1", standing.per_second);
-    Some([
-        (HeaderName::from_static("ratelimit"), HeaderValue::try_from(left).ok()?),
-        (HeaderName::from_static("ratelimit-policy"), HeaderValue::try_from(policy).ok()?),
-    ])
+    refuse::rate_fields(standing.scope.as_str(), standing.per_second, standing.remaining, seconds)
 }

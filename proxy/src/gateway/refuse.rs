@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::HeaderName;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::http::body::Body;
@@ -27,13 +28,15 @@ pub(crate) struct Refused {
     /// For the log: the error and its causes. Not for the peer.
     pub(crate) detail: String,
     pub(crate) retry_after: Option<Duration>,
+    /// The requests per second and the scope of the rate that was exceeded.
+    pub(crate) rate: Option<(u32, &'static str)>,
     /// The policy rule that said so.
     pub(crate) rule: Option<Arc<str>>,
 }
 
 impl Refused {
     pub(crate) fn new(stage: Stage, fault: Fault, code: &'static str, detail: &str) -> Self {
-        Self { stage, fault, code, detail: detail.to_owned(), retry_after: None, rule: None }
+        Self { stage, fault, code, detail: detail.to_owned(), retry_after: None, rate: None, rule: None }
     }
 
     /// Says which rule of the policy decided.
@@ -69,6 +72,7 @@ impl<E: Refusal> From<E> for Refused {
             code: error.code(),
             detail,
             retry_after: error.retry_after(),
+            rate: None,
             rule: None,
         }
     }
@@ -137,6 +141,9 @@ pub(crate) fn response(refused: &Refused, grpc: bool) -> Response<Body> {
     if let Some(wait) = refused.retry_after {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        if let Some((per_second, scope)) = refused.rate {
+            headers.extend(rate_fields(scope, per_second, 0, seconds.max(1)).into_iter().flatten());
+        }
     }
     if grpc {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -153,6 +160,21 @@ pub(crate) fn response(refused: &Refused, grpc: bool) -> Response<Body> {
         StatusCode::from_u16(answer.status).expect("the table holds valid status codes only")
     };
     response
+}
+
+/// `ratelimit` and `ratelimit-policy` (draft-ietf-httpapi-ratelimit-headers): what is left of a rate, and the rate.
+pub(crate) fn rate_fields(
+    scope: &str,
+    per_second: u32,
+    remaining: u32,
+    seconds: u64,
+) -> Option<[(HeaderName, HeaderValue); 2]> {
+    let left = format!("\"{scope}\";r={remaining};t={seconds}");
+    let policy = format!("\"{scope}\";q={per_second};w=1");
+    Some([
+        (HeaderName::from_static("ratelimit"), HeaderValue::try_from(left).ok()?),
+        (HeaderName::from_static("ratelimit-policy"), HeaderValue::try_from(policy).ok()?),
+    ])
 }
 
 /// The status that a refusal is recorded under.
@@ -200,7 +222,11 @@ mod tests {
     fn limits_say_when_to_come_back() {
         let mut limited = refused("authorise.rate_limited", Fault::Policy);
         limited.retry_after = Some(Duration::from_millis(1200));
-        assert_eq!(response(&limited, false).headers()["retry-after"], "2");
+        limited.rate = Some((5, "rule_client"));
+        let response = response(&limited, false);
+        assert_eq!(response.headers()["retry-after"], "2");
+        assert_eq!(response.headers()["ratelimit"], "\"rule_client\";r=0;t=2");
+        assert_eq!(response.headers()["ratelimit-policy"], "\"rule_client\";q=5;w=1");
     }
 
     #[test]
