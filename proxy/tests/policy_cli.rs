@@ -212,7 +212,10 @@ fn rules_are_suggested_from_a_log_and_compared_by_it() {
     assert_eq!((out.as_str(), exit), ("no answer changes (5 calls of 2 kinds)\n", 0));
     let (out, err, exit) = diff("east.yaml", "suggested.yaml");
     assert!(out.contains("refused: authorise.no_rule") && out.contains("admitted by web-to-cart"), "{out}{err}");
-    assert!(out.contains("\n3 of 5 calls change their answer: 0 that were let through would be refused, 3 that"), "{out}");
+    assert!(
+        out.contains("\n3 of 5 calls change their answer: 0 that were let through would be refused, 3 that"),
+        "{out}"
+    );
     assert_eq!(exit, 3);
     let (out, _, _) = isthmus(
         here,
