@@ -12,13 +12,14 @@ use isthmus::config::Config;
 use isthmus::identity::Identity;
 
 /// The pages, from the top of the repository.
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "README.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/architecture.md",
     "docs/configuration.md",
     "docs/metrics.md",
+    "docs/policy.md",
     "docs/refusals.md",
 ];
 

@@ -75,14 +75,16 @@ impl Default for Settings {
 
 /// Reads the files and makes the value once, as at the start of the process: there is nothing yet to go on serving with.
 pub fn load<R: Recipe>(recipe: &R) -> Result<(R::Value, Snapshot), Wrong> {
-    let snapshot = gather(recipe)?;
+    let snapshot = gather(recipe, &mut Vec::new())?;
     let value = recipe.make(&snapshot.pieces)?;
     Ok((value, snapshot))
 }
 
-/// Reads the files, and those that they name, as they stood at one moment.
-fn gather<R: Recipe>(recipe: &R) -> Result<Snapshot, Wrong> {
+/// Reads the files, and those that they name, as they stood at one moment. `wanted` is which they are, whether they can be read
+/// or not.
+fn gather<R: Recipe>(recipe: &R, wanted: &mut Vec<PathBuf>) -> Result<Snapshot, Wrong> {
     let first = recipe.paths();
+    wanted.clone_from(&first);
     let mut read = snapshot(&first)?;
     for _ in 0..TRIES {
         let named = recipe.more(&read.pieces[..first.len()]);
@@ -90,7 +92,8 @@ fn gather<R: Recipe>(recipe: &R) -> Result<Snapshot, Wrong> {
         if all.iter().eq(read.pieces.iter().map(|piece| &piece.path)) {
             return Ok(read);
         }
-        read = snapshot(&all)?;
+        *wanted = all;
+        read = snapshot(wanted)?;
     }
     let file = first.first().map_or_else(String::new, |path| path.display().to_string());
     Err(Wrong { file, reason: "names other files at every reading".to_owned() })

@@ -86,8 +86,11 @@ impl<R: Recipe> Watcher<R> {
         let mut forced = false;
         loop {
             self.look(forced).await;
-            directories.renew(&self.paths);
             forced = false;
+            if directories.renew(&self.paths) {
+                // What was written there between the reading and the watch.
+                continue;
+            }
             tokio::select! {
                 () = demand.notified() => forced = true,
                 _ = clock.tick() => {}
@@ -100,19 +103,17 @@ impl<R: Recipe> Watcher<R> {
     async fn look(&mut self, forced: bool) {
         let recipe = Arc::clone(&self.recipe);
         let looked = tokio::task::spawn_blocking(move || {
-            let snapshot = match gather(&*recipe) {
-                Ok(snapshot) => snapshot,
-                Err(wrong) => return (None, None, Err(wrong)),
-            };
-            let made = recipe.make(&snapshot.pieces);
-            let paths: Vec<PathBuf> = snapshot.pieces.into_iter().map(|piece| piece.path).collect();
-            (Some(paths), Some(snapshot.digest), made)
+            let mut paths = Vec::new();
+            match gather(&*recipe, &mut paths) {
+                Ok(snapshot) => (paths, Some(snapshot.digest), recipe.make(&snapshot.pieces)),
+                Err(wrong) => (paths, None, Err(wrong)),
+            }
         });
         let Ok((paths, digest, made)) = looked.await else {
             let reason = "reading the files ended in a bug; what serves goes on serving".to_owned();
             return self.bad(None, Wrong { file: self.recipe.name().to_owned(), reason });
         };
-        if let Some(paths) = paths.filter(|paths| *paths != self.paths) {
+        if paths != self.paths {
             self.status.files(names(&paths));
             self.paths = paths;
         }
@@ -185,15 +186,21 @@ impl Directories {
     }
 
     /// Watches them, again where they have been replaced meanwhile; for those watched already this does nothing. A
-    /// directory whose files are of no interest any more goes on being watched: it costs a look now and then.
-    fn renew(&mut self, files: &[PathBuf]) {
+    /// directory whose files are of no interest any more goes on being watched: it costs a look now and then. Tells whether
+    /// there is a new one.
+    fn renew(&mut self, files: &[PathBuf]) -> bool {
+        let before = self.paths.len();
         self.paths.extend(files.iter().map(|path| directory(path)));
-        let Some(watcher) = &mut self.watcher else { return };
-        let failed = self.paths.iter().find_map(|path| watcher.watch(path, RecursiveMode::NonRecursive).err());
+        let added = self.paths.len() > before;
+        let Some(watcher) = &mut self.watcher else { return added };
+        let watch = |path: &PathBuf| watcher.watch(path, RecursiveMode::NonRecursive).err();
+        // All of them, whichever cannot be watched.
+        let failed = self.paths.iter().filter_map(watch).last();
         match failed {
             Some(error) => self.complain(&error),
             None => self.complained = false,
         }
+        added
     }
 
     fn complain(&mut self, error: &notify::Error) {

@@ -202,4 +202,23 @@ async fn the_policy_follows_its_files() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), wanted).await.expect("replaced in time");
+
+    // A file that is named first and written later is taken when it is there.
+    fs::create_dir(path("later")).expect("a folder");
+    fs::write(path("main.yaml"), MAIN.replace("policy.d/shop.yaml", "later/on.yaml")).expect("written");
+    let missing = async {
+        while status.read().problem.is_none_or(|problem| !problem.wrong.file.ends_with("later/on.yaml")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), missing).await.expect("missed in time");
+    assert_eq!(answer(&live.load(), "api:80").as_deref(), Some("renamed"), "what served goes on serving");
+    fs::write(path("later/on.yaml"), "rules: [{ name: on, services: [on], action: allow }]").expect("written");
+    let wanted = async {
+        while answer(&live.load(), "on:80").is_none() {
+            changes.next().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wanted).await.expect("replaced in time");
+    assert_eq!(answer(&live.load(), "shop:80"), None, "files that are named no more are out");
 }
