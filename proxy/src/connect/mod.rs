@@ -1,6 +1,6 @@
 //! A way to an endpoint: a TCP stream with the right options, or a pooled HTTP sender.
 //!
-//! **In** an [`Endpoint`], or one of its addresses. **Out** a stream ([`tcp`], [`any`]), or a response ([`Pool::send`]).
+//! **In** an [`Endpoint`], or one of its addresses. **Out** a stream ([`tcp()`]), or a response ([`Pool::send`]).
 //! **Refuses** with an [`Error`] that says what happened and whether the endpoint can have seen the request.
 //!
 //! What lies between TCP and HTTP (TLS, a transport header) is the [`Dial`]er's business: the pool is given streams that
