@@ -134,6 +134,24 @@ async fn one_identity_has_its_own_limit() {
 }
 
 #[tokio::test]
+async fn an_upgraded_connection_keeps_its_place() {
+    let web = upstream::http().await;
+    let setup = Setup::new().service("web", 80, "http1", &[web.addr]);
+    let world = setup.set("accept", "max_connections_per_identity", "1").start().await;
+    let mut socket = world.shop().h1().await;
+    socket
+        .send("GET /ws HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+        .await;
+    assert_eq!(socket.head().await.status(), 101);
+    socket.send("ahoy").await;
+    assert_eq!(socket.exactly(4).await, b"ahoy");
+    let mut second = world.shop().connect(&[ALPN_HTTP11]).await;
+    assert_eq!(listen(&mut second).await.0, b"", "the tunnel still counts");
+    world.refused("authorise.connections").await;
+    assert_eq!(world.state().await["connections"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn both_families_are_taken_on_one_socket() {
     let web = upstream::http().await;
     let setup = Setup::new().service("web", 80, "as_client", &[web.addr]).set("accept", "listen", "'[::]:0'");

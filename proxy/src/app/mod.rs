@@ -45,6 +45,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
 use crate::telemetry::metrics::{Kind, Metrics, Reading};
 use crate::telemetry::recent::Recent;
+use crate::telemetry::shard::Front;
 use crate::telemetry::watch::{AUTHORISE_RELOAD, Certificates, ReloadNames, Reloads, Root, TLS_RELOAD};
 use crate::tls::Credentials;
 use crate::{admin, tls};
@@ -133,6 +134,7 @@ impl App {
         let (drain, watch) = drain::channel();
         let policy = config.policy(Some(credentials.identity())).context("the policy")?;
         let health = Health::new();
+        let starting = health.part("start", "the gateway is starting");
         let credentials = Arc::new(Live::new(credentials));
         let assertions = assertions::start(config, &credentials)?;
         let probe = Arc::new(probe(config, &health, assertions.as_ref()));
@@ -188,7 +190,7 @@ impl App {
         drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources)));
 
         let (doors, workers) = start_workers(config, &shared, &metrics, (&access_log, &recent))?;
-        let tally = AcceptTally(Arc::clone(&metrics));
+        let tally = AcceptTally(metrics.front());
         let listener = TcpListener::from_std(sockets.gateway)?;
         drop(control.spawn(accept::run(listener, shared.accept.clone(), doors, watch.clone(), tally)));
 
@@ -214,6 +216,7 @@ impl App {
         let settings = config.admin();
         drop(control.spawn(admin::serve(TcpListener::from_std(sockets.admin)?, shown, settings)));
 
+        starting.ready();
         let Shared { credentials, policy, .. } = shared;
         let credential_files = None;
         Ok(Self {
@@ -320,11 +323,11 @@ const POLL: Duration = Duration::from_millis(10);
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// The acceptor's own shard of the metrics.
-struct AcceptTally(Arc<Metrics>);
+struct AcceptTally(Front);
 
 impl Tally for AcceptTally {
     fn accept_failed(&self, error: &str) {
-        self.0.front().event(Event::AcceptFailed(error));
+        self.0.event(Event::AcceptFailed(error));
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::addr::ClientAddr;
 use crate::backoff::Backoff;
-use crate::drain::{Phase, Watch};
+use crate::drain::{Alive, Phase, Watch};
 use crate::fault::{Fault, Refusal};
 use crate::wire::Decoded;
 use crate::wire::proxy_header::{self, ProxyHeader};
@@ -68,6 +68,8 @@ pub struct Accepted {
 #[derive(Debug)]
 pub struct Permit {
     _place: OwnedSemaphorePermit,
+    /// Counted for the drain from here on, not only when a worker gets to it.
+    _alive: Alive,
     load: Arc<AtomicUsize>,
 }
 
@@ -126,7 +128,7 @@ pub async fn run(listener: TcpListener, settings: Settings, doors: Vec<Door>, mu
                 failures = 0;
                 let Some(door) = doors.iter().min_by_key(|door| door.load.load(Ordering::Relaxed)) else { return };
                 door.load.fetch_add(1, Ordering::Relaxed);
-                let permit = Permit { _place: place, load: Arc::clone(&door.load) };
+                let permit = Permit { _place: place, _alive: drain.alive(), load: Arc::clone(&door.load) };
                 // A worker that is gone drops the socket, which the client sees as a closed connection.
                 let _ = door.sockets.send(Accepted { socket, peer: ClientAddr(canonical(peer)), permit });
             }

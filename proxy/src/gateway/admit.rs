@@ -111,7 +111,7 @@ impl Gateway {
     }
 }
 
-fn by_rule(denied: authorise::Denied) -> Refused {
+pub(super) fn by_rule(denied: authorise::Denied) -> Refused {
     let rule = denied.rule.clone();
     Refused::from(denied).by_rule(rule)
 }

@@ -21,6 +21,7 @@ use super::refuse::Refused;
 use super::trust::Trust;
 use super::{Gateway, probe, tcp};
 use crate::addr::ClientAddr;
+use crate::authorise::Permit;
 use crate::detect::{self, Hint, Naming, Negotiated, Session};
 use crate::fault::Fault;
 use crate::record::{Event, Outcome, Peer, Protocol, Record, Stage};
@@ -30,11 +31,11 @@ use crate::tls::{self, Alpn};
 pub(super) async fn serve(gateway: Rc<Gateway>, accepted: Accepted) {
     let Accepted { socket, peer, permit } = accepted;
     let started = Instant::now();
-    let _alive = gateway.drain.alive();
+    let permit = Rc::new(permit);
     let peer = Arc::new(Peer { addr: peer.0, identity: None, cluster: None, sni: None });
     let mut record = Record::connection(peer, SystemTime::now());
     gateway.observer.event(Event::ConnectionOpened);
-    match AssertUnwindSafe(live(&gateway, socket, &mut record)).catch_unwind().await {
+    match AssertUnwindSafe(live(&gateway, socket, &permit, &mut record)).catch_unwind().await {
         Ok(Ok(())) => {}
         Ok(Err(refused)) => refused.close(&mut record),
         Err(_) => {
@@ -45,10 +46,14 @@ pub(super) async fn serve(gateway: Rc<Gateway>, accepted: Accepted) {
     record.duration = started.elapsed();
     gateway.observer.event(Event::ConnectionClosed);
     gateway.observer.closed(&record);
-    drop(permit);
 }
 
-async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut Record) -> Result<(), Refused> {
+async fn live(
+    gateway: &Rc<Gateway>,
+    socket: std::net::TcpStream,
+    permit: &Rc<accept::Permit>,
+    record: &mut Record,
+) -> Result<(), Refused> {
     let mut mark = Instant::now();
     let mut socket = TcpStream::from_std(socket).map_err(accept::Error::from)?;
 
@@ -62,22 +67,32 @@ async fn live(gateway: &Rc<Gateway>, socket: std::net::TcpStream, record: &mut R
     let identity = secured.peer.identity.clone();
     let cluster = gateway.clusters.of(&identity, &secured.peer.authorities);
     record.peer = Arc::new(Peer { addr: peer.0, identity: Some(identity), cluster, sni: secured.sni.clone() });
+    let counted = Rc::new(gateway.admit_session(&secured.peer.identity)?);
 
     let session = detect::session(secured.stream, hint(gateway, secured.alpn, secured.sni), &gateway.detect).await?;
     record.protocol = Some(session.protocol);
     lap(record, Stage::Detect, &mut mark);
 
-    let _permit = gateway.admit_session(&secured.peer.identity)?;
     let census = gateway.census.enter(&record.peer, session.protocol)?;
     let trust = Trust::in_client(gateway, secured.peer, record.peer.addr, changes);
-    converse(gateway, session, (trust, census), record).await
+    converse(gateway, session, (trust, Places { census, _accepted: Rc::clone(permit), _counted: counted }), record)
+        .await
+}
+
+/// What a connection takes up in every count and limit, given back with the last that holds it: an upgraded connection
+/// lives on after the HTTP session that it came from.
+#[derive(Debug)]
+pub(crate) struct Places {
+    pub(crate) census: Entry,
+    _accepted: Rc<accept::Permit>,
+    _counted: Rc<Permit>,
 }
 
 /// What is said on the session: bytes, requests, or the probe.
 async fn converse<S>(
     gateway: &Rc<Gateway>,
     session: Session<S>,
-    (trust, census): (Trust, Entry),
+    (trust, places): (Trust, Places),
     record: &mut Record,
 ) -> Result<(), Refused>
 where
@@ -104,7 +119,7 @@ where
                 }
             }
             let start =
-                Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, census };
+                Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, places };
             let ended = match protocol {
                 Protocol::Http2 => http::serve_http2(start, stream).await,
                 Protocol::Http1 | Protocol::Opaque => http::serve_http1(start, stream).await,
@@ -122,7 +137,14 @@ async fn secure(
     record: &mut Record,
 ) -> Result<tls::server::Accepted<TcpStream>, Refused> {
     let credentials = gateway.credentials.load_full();
-    let place = gateway.handshakes.place(gateway.tls.handshake_timeout).await?;
+    let place = match gateway.handshakes.place(gateway.tls.handshake_timeout).await {
+        Ok(place) => place,
+        Err(refused) => {
+            let took = lap(record, Stage::Tls, mark);
+            gateway.observer.event(Event::Handshake { result: refused.code, took });
+            return Err(refused);
+        }
+    };
     let secured = tls::server::accept(socket, &credentials, &gateway.tls).await;
     drop(place);
     let took = lap(record, Stage::Tls, mark);

@@ -242,12 +242,13 @@ impl Gateway {
         request: Request<RequestBody>,
         version: connect::Version,
     ) -> Result<Response<Streamed<RequestBody>>, SendFailed> {
+        let bodiless = http_body::Body::is_end_stream(request.body());
         let sending = self.pool.send(endpoint, request, version);
         let sent = match self.http.request_timeout {
             None => sending.await,
             Some(limit) => match tokio::time::timeout(limit, sending).await {
                 Ok(sent) => sent,
-                Err(_) => return Err(SendFailed::late()),
+                Err(_) => return Err(SendFailed::late(bodiless)),
             },
         };
         sent.map_err(|error| {
@@ -267,10 +268,11 @@ impl Gateway {
 }
 
 impl SendFailed {
-    fn late() -> Self {
+    /// With a body it may be the client that dawdled: that is no verdict on the endpoint.
+    fn late(bodiless: bool) -> Self {
         let detail = "the endpoint did not answer within http.request_timeout";
         let refused = Refused::new(Stage::Relay, Fault::Upstream, "relay.request_timeout", detail);
-        Self { refused, failure: Some(Failure::Timeout), retry_is_safe: false, returned: None }
+        Self { refused, failure: bodiless.then_some(Failure::Timeout), retry_is_safe: false, returned: None }
     }
 }
 

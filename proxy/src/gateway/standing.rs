@@ -92,7 +92,7 @@ impl Standing {
         loop {
             // Before the first wait too: the policy may have changed between the decision and our listening for changes.
             if let Err(denied) = self.judged() {
-                return Refused::from(denied);
+                return super::admit::by_rule(denied);
             }
             tokio::select! {
                 () = changes.next() => {}

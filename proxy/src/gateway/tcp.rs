@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::admit::Admitted;
 use super::dial::Upstream;
+use super::http::session::HttpSession;
 use super::paced::Paced;
 use super::refuse::Refused;
 use super::standing::Standing;
@@ -23,9 +24,9 @@ use crate::addr::Target;
 use crate::authorise::Permit;
 use crate::balance::{Failure, Guard};
 use crate::connect::Dial;
-use crate::drain::{Alive, Phase};
+use crate::drain::Phase;
 use crate::fault::Fault;
-use crate::record::{Outcome, Peer, Protocol, Record, Stage};
+use crate::record::{Outcome, Protocol, Record, Stage};
 use crate::relay;
 
 /// Serves one opaque session to its end.
@@ -56,7 +57,7 @@ where
     let (upstream, guard, endpoint) = open(gateway, &routed).await?;
     record.endpoint = Some(endpoint);
     passed(record, Stage::Connect);
-    let line = Line { gateway: Rc::clone(gateway), record: None, standing, permit, _alive: None };
+    let line = Line { gateway: Rc::clone(gateway), record: None, standing, permit, _session: None };
     let ended = line.pump(stream, upstream).await;
     passed(record, Stage::Relay);
     ended.write(record);
@@ -94,8 +95,8 @@ pub(super) struct Line {
     record: Option<Box<Record>>,
     standing: Standing,
     permit: Rc<Permit>,
-    /// Likewise: elsewhere the connection counts itself.
-    _alive: Option<Alive>,
+    /// Likewise: the session that the request came from, and with it its places in every count and limit.
+    _session: Option<Rc<HttpSession>>,
 }
 
 /// What a line moved and how it ended.
@@ -119,8 +120,7 @@ impl Moved {
 impl Line {
     /// A line for an upgraded request: it is recorded as an opaque connection of its own.
     pub(super) fn new(
-        gateway: &Rc<Gateway>,
-        peer: &Arc<Peer>,
+        session: &Rc<HttpSession>,
         (permit, standing): (Rc<Permit>, Standing),
         endpoint: SocketAddr,
     ) -> Self {
@@ -128,14 +128,14 @@ impl Line {
             protocol: Some(Protocol::Opaque),
             target: Some(standing.target().clone()),
             endpoint: Some(endpoint),
-            ..Record::connection(Arc::clone(peer), SystemTime::now())
+            ..Record::connection(Arc::clone(&session.peer), SystemTime::now())
         };
         Self {
-            gateway: Rc::clone(gateway),
+            gateway: Rc::clone(&session.gateway),
             record: Some(Box::new(record)),
             standing,
             permit,
-            _alive: Some(gateway.drain.alive()),
+            _session: Some(Rc::clone(session)),
         }
     }
 

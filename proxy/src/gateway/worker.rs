@@ -28,26 +28,37 @@ pub fn spawn(
     observer: MakeObserver,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let sockets = Mutex::new(sockets);
-    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         loop {
-            let run = AssertUnwindSafe(|| run(&shared, &mut sockets.lock(), observer(index)));
+            let run = AssertUnwindSafe(|| run(&shared, &mut sockets.lock(), observer(index), &tell));
             if catch_unwind(run).is_ok() {
                 return;
             }
             observer(index).event(Event::Panicked);
             tracing::error!(worker = index, "a worker panicked and starts again");
         }
-    })
+    })?;
+    // A worker without a runtime would be the least loaded of all, and get every connection.
+    told.recv().map_err(|_| io::Error::other("a worker ended before it began"))??;
+    Ok(thread)
 }
 
-fn run(shared: &Shared, sockets: &mut mpsc::UnboundedReceiver<Accepted>, observer: Rc<dyn Observer>) {
+fn run(
+    shared: &Shared,
+    sockets: &mut mpsc::UnboundedReceiver<Accepted>,
+    observer: Rc<dyn Observer>,
+    tell: &std::sync::mpsc::Sender<io::Result<()>>,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(error = %error, "a worker's runtime cannot start");
+            let _ = tell.send(Err(error)); // nobody listens when the worker starts again
             return;
         }
     };
+    let _ = tell.send(Ok(()));
     runtime.block_on(serve(shared, sockets, observer));
 }
 

@@ -109,6 +109,13 @@ pub(crate) async fn ping(stream: &mut Stream) -> anyhow::Result<()> {
     if &echo == b"ping" { Ok(()) } else { bail!("another echo") }
 }
 
+/// Whether the connection ended by a GOAWAY without an error while the request waited for its turn: it was not looked at
+/// (RFC 9113 §6.8), and every HTTP/2 client sends it again on another connection.
+fn went_away(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR))
+}
+
 /// What a stream of requests came to.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -213,6 +220,7 @@ async fn one(
             Err(error) if reused && (error.is_canceled() || error.is_closed() || error.is_incomplete_message()) => {
                 continue;
             }
+            Err(error) if reused && went_away(&error) => continue,
             Err(error) => return Err(anyhow::Error::new(error).context(format!("reused: {reused}"))),
         };
         let status = response.status();

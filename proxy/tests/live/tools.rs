@@ -121,9 +121,19 @@ async fn a_probe_says_which_step_failed() {
         ("no target", with(&[]), 64, "is no target"),
     ] {
         let args: Vec<&str> = ["probe", target].into_iter().chain(args.iter().map(String::as_str)).collect();
-        let ran = isthmus(&args).await;
-        let said = ran.out + &ran.err;
-        assert!(ran.code == Some(code) && said.contains(wanted), "{args:?}: {:?}\n{said}", ran.code);
+        // A gateway's no may cross the first bytes of the probe: then the pipe breaks before the alert is read, and only
+        // another try can tell.
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let ran = isthmus(&args).await;
+            let said = ran.out + &ran.err;
+            if said.contains("broken pipe") && !said.contains(wanted) && tries < 10 {
+                continue;
+            }
+            assert!(ran.code == Some(code) && said.contains(wanted), "{args:?}: {:?}\n{said}", ran.code);
+            break;
+        }
     }
     let ran = isthmus(&[&["probe", &probe, "-o", "json"], &mirror[..]].concat()).await;
     let rows: Value = serde_json::from_str(&ran.out).unwrap();

@@ -35,7 +35,7 @@ use self::guarded::{Framing, Guarded};
 use self::retire::Retirement;
 use self::session::{HttpSession, Tick};
 use super::Gateway;
-use super::census::Entry;
+use super::connection::Places;
 use super::refuse::Refused;
 use super::trust::Trust;
 use crate::detect::Naming;
@@ -125,7 +125,7 @@ pub(crate) struct Start {
     pub(crate) client: Identity,
     pub(crate) naming: Naming,
     pub(crate) trust: Trust,
-    pub(crate) census: Entry,
+    pub(crate) places: Places,
 }
 
 impl Start {

@@ -17,7 +17,7 @@ use super::identify::{Caller, Known, Pen};
 use crate::addr::Target;
 use crate::detect::Naming;
 use crate::gateway::Gateway;
-use crate::gateway::census::Entry;
+use crate::gateway::connection::Places;
 use crate::gateway::trust::Trust;
 use crate::identity::Identity;
 use crate::record::Peer;
@@ -33,7 +33,7 @@ pub(crate) struct HttpSession {
     /// Present on HTTP/1.
     pub(super) framing: Option<Framing>,
     known: Known,
-    census: Entry,
+    places: Places,
     active: Cell<u32>,
     opened: Instant,
     idle_since: Cell<Instant>,
@@ -58,7 +58,7 @@ pub(super) enum Tick {
 impl HttpSession {
     pub(super) fn new(start: Start, framing: Option<Framing>) -> Self {
         let now = Instant::now();
-        let Start { gateway, peer, client, naming, trust, census } = start;
+        let Start { gateway, peer, client, naming, trust, places } = start;
         Self {
             gateway,
             peer,
@@ -67,7 +67,7 @@ impl HttpSession {
             trust,
             framing,
             known: Known::default(),
-            census,
+            places,
             active: Cell::new(0),
             opened: now,
             idle_since: Cell::new(now),
@@ -85,7 +85,7 @@ impl HttpSession {
     }
 
     pub(super) fn request_started(&self) {
-        self.census.request();
+        self.places.census.request();
         self.active.set(self.active.get() + 1);
     }
 

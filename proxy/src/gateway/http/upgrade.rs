@@ -274,7 +274,7 @@ fn join_later<U>(
 ) where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let line = Line::new(&session.gateway, &session.peer, held, endpoint);
+    let line = Line::new(session, held, endpoint);
     tokio::task::spawn_local(async move {
         match futures_util::future::try_join(client, upstream).await {
             Ok((client, upstream)) => line.relay(TokioIo::new(client), upstream).await,
