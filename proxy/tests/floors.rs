@@ -30,7 +30,7 @@ const SIDEWAYS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Outside crates that appear in few places, so that replacing one is the work of one folder.
-const HOMES: [(&[&str], &[&str]); 6] = [
+const HOMES: [(&[&str], &[&str]); 9] = [
     (&["rustls", "rustls_pki_types", "tokio_rustls", "webpki", "x509_parser", "rcgen"], &["tls/"]),
     (&["prometheus_client"], &["telemetry/"]),
     (&["tracing_subscriber"], &["telemetry/"]),
@@ -40,6 +40,9 @@ const HOMES: [(&[&str], &[&str]); 6] = [
     ),
     (&["hickory_resolver"], &["sources/"]),
     (&["clap", "comfy_table"], &["commands/", "main.rs"]),
+    (&["linkerd2_proxy_api", "prost", "prost_types", "spiffe", "tonic"], &["sources/linkerd/"]),
+    (&["k8s_openapi", "kube"], &["sources/kubernetes/"]),
+    (&["opentelemetry", "opentelemetry_otlp", "opentelemetry_sdk"], &["telemetry/"]),
 ];
 
 /// Lines of code, tests aside, past which a file is asked for its second idea.

@@ -10,6 +10,10 @@
 pub mod dns;
 pub mod files;
 pub mod fixed;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
+#[cfg(feature = "linkerd")]
+pub mod linkerd;
 pub mod policy;
 
 use std::fmt::Debug;
