@@ -9,6 +9,7 @@
 mod assertions;
 mod overview;
 mod state;
+mod traces;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
@@ -159,6 +160,7 @@ impl App {
             http: config.http(),
             identify: config.identify(),
             assertions: assertions.clone(),
+            trace: config.trace(),
             clusters: Arc::new(config.clusters()),
             credentials,
             policy: Arc::new(Live::new(policy)),
@@ -349,13 +351,15 @@ fn start_workers(
         count => count,
     };
     let (metrics, access_log, recent) = (Arc::clone(metrics), access_log.clone(), recent.clone());
+    let tracer = traces::start(config, &metrics)?;
     let observer: worker::MakeObserver = Arc::new(move |_| {
-        let observers: Vec<Rc<dyn Observer>> = vec![
+        let mut observers: Vec<Rc<dyn Observer>> = vec![
             Rc::new(metrics.front()),
             Rc::new(access_log.clone()),
             Rc::new(Refusals::new(LINES_PER_CODE)),
             Rc::new(recent.clone()),
         ];
+        observers.extend(tracer.as_ref().map(|tracer| tracer()));
         Rc::new(Fan::new(observers))
     });
     let mut doors = Vec::new();

@@ -542,10 +542,33 @@ section! {
         access_log_file: Option<PathBuf> = None,
         /// The share of records shown, 0.0 to 1.0. Refusals are always shown.
         access_log_sample: f64 = 1.0,
+        /// A span for each request, to an OpenTelemetry collector.
+        traces: Traces = Traces::default(),
         /// Services that metrics tell apart; further ones share the label `other`.
         max_services: usize = 1000,
         /// Clients that metrics tell apart; further ones share the label `other`.
         max_clients: usize = 1000,
+    }
+}
+
+section! {
+    /// Spans of requests over OTLP/gRPC. Builds with the cargo feature `otlp` can send them; others refuse the key.
+    Traces {
+        /// The collector, such as `http://otel-collector.observability:4317`. Absent: no spans, and `traceparent` goes through
+        /// untouched. Plaintext: a collector beside the gateway or in its cluster.
+        endpoint: Option<String> = None,
+        /// The share of requests without a trace of their own that begin one, 0.0 to 1.0. One in a hundred shows what is slow
+        /// and costs next to nothing.
+        sample: f64 = 0.01,
+        /// Whether a request that belongs to a trace is recorded if, and only if, its sender records it. Without, `sample`
+        /// decides, so that clients cannot ask for more spans than you want to pay for.
+        follow_client: bool = true,
+        /// The name that spans are under.
+        service_name: String = "isthmus".to_owned(),
+        /// How long the collector may take for one batch of up to 512 spans; then they are lost and counted.
+        timeout: Time = secs(5),
+        /// Spans that may wait for the collector; further ones are lost and counted. About a kilobyte each.
+        queue: usize = 4096,
     }
 }
 

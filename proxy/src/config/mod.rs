@@ -31,6 +31,8 @@ use crate::sources::dns;
 use crate::sources::files::{self, credentials::CredentialFiles};
 use crate::sources::policy::{self, PolicyFiles, Text, Words, misread};
 use crate::telemetry::lines::Destination;
+#[cfg(feature = "otlp")]
+use crate::telemetry::traces;
 use crate::telemetry::{access_log, logs, metrics};
 use crate::{admin, balance, detect, gateway, relay, route, tls};
 
@@ -391,6 +393,25 @@ impl Config {
             sample: telemetry.access_log_sample,
             ..access_log::Settings::default()
         }
+    }
+
+    /// Which requests are recorded as spans, where any are.
+    pub fn trace(&self) -> Option<gateway::trace::Settings> {
+        let traces = &self.file.telemetry.traces;
+        let settings = gateway::trace::Settings { sample: traces.sample, follow_client: traces.follow_client };
+        traces.endpoint.is_some().then_some(settings)
+    }
+
+    /// Where spans go, where they go anywhere.
+    #[cfg(feature = "otlp")]
+    pub fn traces(&self) -> Option<traces::Settings> {
+        let traces = &self.file.telemetry.traces;
+        traces.endpoint.clone().map(|endpoint| traces::Settings {
+            endpoint,
+            service_name: traces.service_name.clone(),
+            timeout: traces.timeout.0,
+            queue: traces.queue,
+        })
     }
 
     /// The bounds of metrics.

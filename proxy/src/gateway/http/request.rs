@@ -139,6 +139,7 @@ async fn proceed(
     // name our fields and have them taken off again.
     headers::strip_hop_by_hop(&mut parts.headers);
     session.identify(&ask.target, &mut parts.headers);
+    exchange.trace(&mut parts.headers);
     if let Some(held) = leaving {
         return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
     }
