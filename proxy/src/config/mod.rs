@@ -417,11 +417,11 @@ impl Config {
                 Arc::new(UpstreamTls { identity: tls.identity.0.clone(), server_name })
             });
             let list = service.endpoints.iter().map(|endpoint| Endpoint {
-                addr: endpoint.address,
                 speaks: service.protocol.into(),
                 tls: tls.clone(),
                 weight: endpoint.weight,
                 zone: endpoint.zone.as_deref().map(Arc::from),
+                ..Endpoint::new(endpoint.address)
             });
             Published {
                 target: Target { name: service.name.0.clone(), port: service.port },
