@@ -15,6 +15,7 @@ mod drain;
 mod http;
 #[path = "../linkerd/control.rs"]
 mod linkerd_control;
+mod mesh;
 mod probe;
 mod relay;
 mod route;
