@@ -413,6 +413,9 @@ section! {
         max_retries: u32 = 2,
         /// Retries as a share of requests.
         retry_budget: f64 = 0.2,
+        /// What is kept of a request's body where a service's profile lets it be sent again for its response; a request
+        /// with more is sent once. Linkerd's own limit. Held for each such request under way; 0 keeps nothing.
+        max_retry_body: Size = Size(64 * 1024),
     }
 }
 

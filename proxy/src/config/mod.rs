@@ -350,6 +350,7 @@ impl Config {
             keepalive_timeout: http.keepalive_timeout.0,
             max_retries: http.max_retries,
             retry_budget: http.retry_budget,
+            max_retry_body_bytes: http.max_retry_body.bytes(),
         }
     }
 

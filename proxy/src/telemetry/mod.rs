@@ -94,6 +94,7 @@ pub(crate) mod samples {
                 user_agent: Some(http::HeaderValue::from_static("curl/8")),
                 traceparent: None,
                 retries: 0,
+                route: None,
             })),
             outcome: Outcome::Served,
             audit: None,

@@ -54,6 +54,7 @@ impl Exchange {
                     user_agent: parts.headers.get(http::header::USER_AGENT).cloned(),
                     traceparent: parts.headers.get("traceparent").cloned(),
                     retries: 0,
+                    route: None,
                 })),
                 ..Record::connection(Arc::clone(&session.peer), SystemTime::now())
             },
