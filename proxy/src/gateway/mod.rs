@@ -208,7 +208,7 @@ impl Gateway {
     /// The same for a connection of bytes, which may have takers of its own.
     pub(crate) async fn route_connection(&self, admitted: Admitted<Target>) -> Result<Routed, Refused> {
         let service = self.found(&admitted).await?;
-        let profile = service.profile();
+        let profile = service.profile_of_bytes(self.route.discovery_timeout).await?;
         let taker = match &profile {
             None => Taker::Itself,
             Some(profile) => profile.connection(chance).ok_or_else(|| not_for_bytes(profile))?,

@@ -61,6 +61,8 @@ pub enum Connections {
     Forbidden,
     /// Nobody: what the control plane says makes no sense. In words for the log.
     Invalid(Arc<str>),
+    /// Not known yet.
+    Pending,
 }
 
 /// Who takes a request or a connection.
@@ -177,6 +179,11 @@ impl Profile {
         by_weight(&self.split, chance)
     }
 
+    /// Whether it must be waited for before a connection of bytes is given away.
+    pub fn is_pending(&self) -> bool {
+        self.connections == Connections::Pending && self.split.is_empty()
+    }
+
     /// Who takes a connection of bytes; none where nobody may.
     pub fn connection(&self, chance: impl FnOnce(u64) -> u64) -> Option<Taker> {
         match &self.connections {
@@ -191,7 +198,7 @@ impl Profile {
                 able.or_else(|| list.first()).map(Taker::of)
             }
             Connections::Shared(list) => (!list.is_empty()).then(|| by_weight(list, chance)),
-            Connections::Forbidden | Connections::Invalid(_) => None,
+            Connections::Forbidden | Connections::Invalid(_) | Connections::Pending => None,
         }
     }
 }
@@ -257,11 +264,8 @@ mod tests {
         assert_eq!(connection(first).as_ref().map(name).as_deref(), Some("empty.ns"), "nobody has any");
         let able = Connections::First(vec![branch("empty.ns", 1), Branch { weight: 1, service: None }]);
         assert_eq!(connection(able).as_ref().map(name).as_deref(), Some("itself"));
-        let split = Profile {
-            split: vec![branch("a.ns", 1)],
-            connections: Connections::Forbidden,
-            ..Profile::default()
-        };
+        let split =
+            Profile { split: vec![branch("a.ns", 1)], connections: Connections::Forbidden, ..Profile::default() };
         assert_eq!(split.connection(|_| 0).as_ref().map(name).as_deref(), Some("a.ns"));
     }
 
@@ -281,13 +285,8 @@ mod tests {
 
     #[test]
     fn failures_by_class_then_by_grpc_then_by_status() {
-        let rule = |classes| Rule {
-            name: None,
-            condition: Condition::All(vec![]),
-            timeout: None,
-            retryable: true,
-            classes,
-        };
+        let rule =
+            |classes| Rule { name: None, condition: Condition::All(vec![]), timeout: None, retryable: true, classes };
         let plain = rule(vec![]);
         for (status, grpc, want) in [
             (200, None, false),

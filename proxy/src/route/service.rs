@@ -103,6 +103,21 @@ impl Service {
         self.profile.load_full()
     }
 
+    /// The same for a connection of bytes, after waiting at most `timeout` for what is said of those. Cancel safe.
+    pub async fn profile_of_bytes(&self, timeout: Duration) -> Result<Option<Arc<Profile>>, Error> {
+        let known = async {
+            loop {
+                let changed = self.changed(); // before the look, as below
+                let profile = self.profile();
+                if !profile.as_ref().is_some_and(|profile| profile.is_pending()) {
+                    return profile;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(timeout, known).await.map_err(|_| Error::DiscoveryTimeout)
+    }
+
     /// Says how its traffic is to be carried. Answers whether it was taken, as [`publish`](Self::publish) does. What is
     /// said first counts as soon as endpoints are published, so that no request sees the one without the other.
     pub fn describe(&self, claim: Claim, profile: Option<Profile>) -> bool {
@@ -144,9 +159,9 @@ impl Service {
         // The same endpoints again keep their `Arc`, so that no worker rebuilds what has not changed.
         let unchanged = match (&**self.state.load(), &state) {
             (State::Known(old), State::Known(new)) => old == new,
-            (State::Failing, State::Failing)
-            | (State::Missing, State::Missing)
-            | (State::Pending, State::Pending) => true,
+            (State::Failing, State::Failing) | (State::Missing, State::Missing) | (State::Pending, State::Pending) => {
+                true
+            }
             _ => false,
         };
         if !unchanged {

@@ -288,7 +288,8 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
         connects.family("isthmus_connect_attempts", "Connections to endpoints tried, by result."),
         distrusted
             .family("isthmus_tls_distrusted", "Live connections ended because their peer lost its trust, by reason."),
-        skipped.family("isthmus_route_retries_skipped", "Failed requests that could have been sent again, and were not."),
+        skipped
+            .family("isthmus_route_retries_skipped", "Failed requests that could have been sent again, and were not."),
         refusals.family("isthmus_refusals", "Connections and requests refused, by stage, code and fault."),
         decisions.family(
             "isthmus_authorise_decisions",

@@ -30,10 +30,10 @@ use crate::connect::{Streamed, Version};
 use crate::detect::Naming;
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
-use crate::gateway::{Gateway, Routed};
 use crate::gateway::admit::rate_fields;
 use crate::gateway::paced::Pacer;
 use crate::gateway::refuse::{self, Refused};
+use crate::gateway::{Gateway, Routed};
 use crate::record::{Event, Stage};
 use crate::wire::forwarded;
 

@@ -108,8 +108,7 @@ impl Table {
     /// Each address that is dialled once, in an order that does not depend on the messages'.
     fn endpoints(&self) -> Endpoints {
         let mut seen = HashSet::with_capacity(self.known.len());
-        let mut list: Vec<_> =
-            self.known.values().filter(|endpoint| seen.insert(endpoint.addr)).cloned().collect();
+        let mut list: Vec<_> = self.known.values().filter(|endpoint| seen.insert(endpoint.addr)).cloned().collect();
         settle_weights(&mut list);
         Endpoints { list }
     }
@@ -131,11 +130,7 @@ pub(super) fn single(weighted: &WeightedAddr, terms: &Terms) -> Result<Endpoint,
 }
 
 /// One endpoint. `labels` are those of the set that it came in.
-fn endpoint(
-    weighted: &WeightedAddr,
-    labels: &HashMap<String, String>,
-    terms: &Terms,
-) -> Result<Endpoint, Unusable> {
+fn endpoint(weighted: &WeightedAddr, labels: &HashMap<String, String>, terms: &Terms) -> Result<Endpoint, Unusable> {
     let addr = weighted.addr.as_ref().and_then(socket_addr).ok_or(Unusable::Address)?;
     if leads_home(addr.ip(), terms) {
         return Err(Unusable::Own);
