@@ -145,6 +145,8 @@ pub struct Request {
     pub span: Option<Span>,
     /// How many times it was sent again.
     pub retries: u32,
+    /// The rule of the service's profile that it fell under.
+    pub route: Option<Arc<str>>,
 }
 
 /// What a policy that is only audited would have refused, and by which rule.
@@ -240,6 +242,11 @@ pub enum Event<'a> {
     },
     /// A request was sent again.
     Retried,
+    /// A request could have been sent again for its response, and was not, for this reason.
+    RetrySkipped {
+        /// `no_budget`, `body` (it was too large to keep, or still under way), `limit` (`http.max_retries`).
+        reason: &'a str,
+    },
     /// A live connection's peer is trusted no longer: it is drained or cut.
     Distrusted {
         /// The code of the reason, without its stage: `revoked`, `upstream_untrusted`.

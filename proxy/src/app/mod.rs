@@ -7,6 +7,7 @@
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
 mod assertions;
+mod linkerd;
 mod overview;
 mod state;
 mod traces;
@@ -188,7 +189,7 @@ impl App {
         }
 
         let control = Handle::current();
-        let sources = start_sources(config, &directory)?;
+        let sources = start_sources(config, &directory, &shared.credentials)?;
         show_sources(&metrics, &sources);
         drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources.clone())));
 
@@ -376,12 +377,17 @@ fn start_workers(
 const LINES_PER_CODE: u32 = 5;
 
 /// The sources of services, in the order in which they are asked.
-fn start_sources(config: &Config, directory: &Arc<Directory>) -> anyhow::Result<Vec<Arc<dyn Source>>> {
+fn start_sources(
+    config: &Config,
+    directory: &Arc<Directory>,
+    credentials: &Arc<Live<Credentials>>,
+) -> anyhow::Result<Vec<Arc<dyn Source>>> {
     let fixed = Fixed::new(Claim(0), config.services());
     fixed.publish(directory);
     let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(fixed)];
+    sources.extend(linkerd::start(config, credentials, Claim(1))?);
     if let Some(settings) = config.dns() {
-        sources.push(Arc::new(Dns::new(Claim(1), settings, Handle::current()).context("DNS (sources.dns)")?));
+        sources.push(Arc::new(Dns::new(Claim(2), settings, Handle::current()).context("DNS (sources.dns)")?));
     }
     Ok(sources)
 }

@@ -127,6 +127,7 @@ fn services(shared: &Shared) -> Value {
     let rows = services.iter().map(|service| {
         let (state, endpoints) = match &**service.state() {
             State::Known(endpoints) => ("known", endpoints.list.len()),
+            State::Failing => ("failing", 0),
             State::Missing => ("missing", 0),
             State::Pending => ("pending", 0),
         };

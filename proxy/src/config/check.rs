@@ -82,6 +82,7 @@ impl Config {
             }
         }
         self.check_identify()?;
+        self.check_linkerd()?;
         self.check_services()
     }
 }

@@ -9,6 +9,7 @@
 mod check;
 pub mod file;
 mod identify;
+pub mod linkerd;
 pub mod reference;
 pub mod scalar;
 mod services;
@@ -219,12 +220,12 @@ impl Config {
         Ok((config.policy(own.as_ref())?, Some(config)))
     }
 
-    /// Whether a service can be reached where only exported ones can, as far as this file tells: by its table, else by DNS.
+    /// Whether a service can be reached where only exported ones can, as far as this file tells: by its table, else by what finds it.
     pub fn exported(&self, target: &Target) -> bool {
         let table = &self.file.sources.services;
         match table.iter().find(|service| service.name.0 == target.name && service.port == target.port) {
             Some(service) => service.exported,
-            None => self.file.sources.dns.enabled && self.file.sources.dns.exported,
+            None => self.file.sources.found_exported(),
         }
     }
 
@@ -269,7 +270,7 @@ impl Config {
             discovery_timeout: route.discovery_timeout.0,
             max_demanded: route.max_services,
             idle_timeout: route.idle_timeout.0,
-            demanded_exported: self.file.sources.dns.enabled && self.file.sources.dns.exported,
+            demanded_exported: self.file.sources.found_exported(),
         }
     }
 
@@ -352,6 +353,7 @@ impl Config {
             keepalive_timeout: http.keepalive_timeout.0,
             max_retries: http.max_retries,
             retry_budget: http.retry_budget,
+            max_retry_body_bytes: http.max_retry_body.bytes(),
         }
     }
 

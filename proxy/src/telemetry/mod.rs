@@ -100,6 +100,7 @@ pub(crate) mod samples {
                 traceparent: None,
                 span: None,
                 retries: 0,
+                route: None,
             })),
             outcome: Outcome::Served,
             audit: None,

@@ -59,6 +59,7 @@ impl Exchange {
                     traceparent: parts.headers.get(TRACEPARENT).cloned(),
                     span: session.gateway.trace.map(|trace| trace.begin(&parts.headers)),
                     retries: 0,
+                    route: None,
                 })),
                 ..Record::connection(Arc::clone(&session.peer), SystemTime::now())
             },

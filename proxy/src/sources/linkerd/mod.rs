@@ -5,3 +5,4 @@
 //! what they claim; what was known before stays. (Linkerd wire document §5.1, §6, §7.)
 
 pub mod control;
+pub mod destination;
