@@ -183,6 +183,17 @@ seccompProfile: {type: RuntimeDefault}
     "connect" (dict "deny_loopback" true)
 -}}
 {{- if .Values.policy -}}{{- $_ := set $ours "authorise" .Values.policy -}}{{- end -}}
+{{- $source := .Values.discovery.source -}}
+{{- $sources := dict "dns" (dict "enabled" false) -}}
+{{- if eq $source "kubernetes" -}}
+{{- $kubernetes := dict "enabled" true "selector" .Values.discovery.selector "cluster_domain" .Values.clusterDomain -}}
+{{- with .Values.discovery.namespaces -}}{{- $_ := set $kubernetes "namespaces" . -}}{{- end -}}
+{{- $_ := set $sources "kubernetes" $kubernetes -}}
+{{- else if eq $source "dns" -}}
+{{- /* DNS cannot say which services are exported; this says that all are, so that the rules of the policy alone decide. */ -}}
+{{- $_ := set $sources "dns" (dict "enabled" true "exported" true) -}}
+{{- end -}}
+{{- $_ := set $ours "sources" $sources -}}
 {{- toYaml (mergeOverwrite (deepCopy $ours) (deepCopy .Values.config)) -}}
 {{- end -}}
 
@@ -214,6 +225,14 @@ seccompProfile: {type: RuntimeDefault}
 {{- if and (kindIs "map" $section) (hasKey $section (last $words)) -}}
 {{- fail (printf "config.%s is the chart's to say; set %s instead" $path $instead) -}}
 {{- end -}}
+{{- end -}}
+{{- range $key, $instead := dict "enabled" "discovery.source" "selector" "discovery.selector" "namespaces" "discovery.namespaces" "cluster_domain" "clusterDomain" -}}
+{{- if hasKey (dig "sources" "kubernetes" dict $.Values.config) $key -}}
+{{- fail (printf "config.sources.kubernetes.%s is the chart's to say; set %s instead" $key $instead) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (ne .Values.discovery.source "kubernetes") .Values.discovery.namespaces -}}
+{{- fail "discovery.namespaces is for discovery.source kubernetes only" -}}
 {{- end -}}
 {{- if hasKey .Values.config "authorise" -}}
 {{- fail "config.authorise is the chart's to say; set policy instead" -}}

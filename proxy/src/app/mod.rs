@@ -7,6 +7,7 @@
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
 mod assertions;
+mod kubernetes;
 mod state;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -146,12 +147,13 @@ impl App {
             probe: sockets.probe.local_addr()?,
             admin: sockets.admin.local_addr()?,
         };
+        let balance = config.balance();
         let shared = Shared {
             tls: config.tls(),
             accept: config.accept(),
             detect: config.detect(),
             route: config.route(),
-            balance: config.balance(),
+            balance: balance.clone(),
             connect: config.connect(),
             pool: config.pool(),
             relay: config.relay(),
@@ -185,9 +187,10 @@ impl App {
         }
 
         let control = Handle::current();
-        let sources = start_sources(config, &directory)?;
+        let found = kubernetes::start(config, &directory, &health, balance.zone, &metrics)?;
+        let sources = start_sources(config, &directory, found)?;
         show_sources(&metrics, &sources);
-        drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources)));
+        drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources.clone())));
 
         let (doors, workers) = start_workers(config, &shared, &metrics, (&access_log, &recent))?;
         let tally = AcceptTally(metrics.front());
@@ -211,6 +214,7 @@ impl App {
             reload: reload.clone(),
             policy_reload: policy_reload.clone(),
             recent,
+            sources: sources.clone(),
         };
         let shown = admin_sources(config, seen, &metrics, log)?;
         let settings = config.admin();
@@ -365,12 +369,17 @@ fn start_workers(
 const LINES_PER_CODE: u32 = 5;
 
 /// The sources of services, in the order in which they are asked.
-fn start_sources(config: &Config, directory: &Arc<Directory>) -> anyhow::Result<Vec<Arc<dyn Source>>> {
+fn start_sources(
+    config: &Config,
+    directory: &Arc<Directory>,
+    kubernetes: Option<Arc<dyn Source>>,
+) -> anyhow::Result<Vec<Arc<dyn Source>>> {
     let fixed = Fixed::new(Claim(0), config.services());
     fixed.publish(directory);
     let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(fixed)];
+    sources.extend(kubernetes);
     if let Some(settings) = config.dns() {
-        sources.push(Arc::new(Dns::new(Claim(1), settings, Handle::current()).context("DNS (sources.dns)")?));
+        sources.push(Arc::new(Dns::new(Claim(2), settings, Handle::current()).context("DNS (sources.dns)")?));
     }
     Ok(sources)
 }

@@ -63,6 +63,7 @@ impl Config {
             }
         }
         self.check_identify()?;
+        self.check_kubernetes()?;
         self.check_services()
     }
 

@@ -17,7 +17,7 @@ use crate::addr::{InvalidTarget, Suffix, Target};
 use crate::fault::{Fault, Refusal};
 use crate::identity::Identity;
 
-pub use self::directory::{Demand, Demands, Directory, Published};
+pub use self::directory::{Catalogue, Demand, Demands, Directory, Published};
 pub use self::service::{Claim, Service, State};
 
 /// What the operator says about routing.
@@ -86,6 +86,9 @@ pub enum Error {
     /// The sources did not answer in time.
     #[error("no answer in time about where the service is")]
     DiscoveryTimeout,
+    /// The service is another name, which leads out of the cluster.
+    #[error("the service is an ExternalName: only services with endpoints in this cluster are served")]
+    ExternalName,
     /// An IPv4 address in the place of a name.
     #[error("an IPv4 address names no service")]
     Ipv4Literal,
@@ -98,6 +101,9 @@ pub enum Error {
     /// The request has no authority.
     #[error("no authority says which service is meant")]
     NoAuthority,
+    /// The service is known, the port is none of its.
+    #[error("the service has no such TCP port")]
+    NoSuchPort,
     /// The name is outside the allowed suffixes.
     #[error("the name lies outside the allowed suffixes")]
     Suffix,
@@ -114,7 +120,7 @@ impl Refusal for Error {
             }
             Self::Capacity => Fault::Ours,
             Self::Suffix => Fault::Policy,
-            Self::DiscoveryTimeout | Self::UnknownService => Fault::Upstream,
+            Self::DiscoveryTimeout | Self::ExternalName | Self::NoSuchPort | Self::UnknownService => Fault::Upstream,
         }
     }
 
@@ -123,10 +129,12 @@ impl Refusal for Error {
             Self::BadAuthority(_) => "route.bad_authority",
             Self::Capacity => "route.capacity",
             Self::DiscoveryTimeout => "route.discovery_timeout",
+            Self::ExternalName => "route.external_name",
             Self::Ipv4Literal => "route.ipv4_literal",
             Self::Ipv6Literal => "route.ipv6_literal",
             Self::Loop => "route.loop",
             Self::NoAuthority => "route.no_authority",
+            Self::NoSuchPort => "route.no_such_port",
             Self::Suffix => "route.suffix",
             Self::UnknownService => "route.unknown_service",
         }
