@@ -271,6 +271,17 @@ def valid(rendered, version):
                 raise Wrong(f"{each['apiVersion']} {each['kind']} is unknown to {version}") from None
 
 
+def restarts():
+    """Pods are replaced for what is read at the start, and for nothing that is followed."""
+    def sum_of(values):
+        template = Rendered(merged({"identity": {"secret": {"name": "gateway-identity"}}}, values)).deployment["spec"]["template"]
+        return template["metadata"]["annotations"]["checksum/config"]
+
+    plain = sum_of({})
+    assert sum_of({"policy": {"mode": "audit", "rules": [{"name": "all", "services": ["*"], "action": "allow"}]}}) == plain
+    assert sum_of({"config": {"workers": 3}}) != plain and sum_of({"discovery": {"namespaces": ["prod"]}}) != plain
+
+
 def refused(case):
     base = {} if case.get("alone") else {"identity": {"secret": {"name": "gateway-identity"}}}
     try:
@@ -336,6 +347,7 @@ def main():
         for case in yaml.safe_load((HERE / "refused.yaml").read_text()):
             check(f"refused: {case['values'] or 'nothing given'}", lambda: refused(case))
 
+        check("a new policy restarts nothing, a new configuration does", restarts)
         live = []
         served = {
             "identity": {"secret": {"name": "gateway-identity"}},

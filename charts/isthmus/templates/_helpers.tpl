@@ -265,6 +265,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- if and .Values.autoscaling.enabled (not (dig "requests" "cpu" "" .Values.resources)) -}}
 {{- fail "autoscaling by CPU needs resources.requests.cpu: the share is a share of it" -}}
 {{- end -}}
+{{- if and .Values.autoscaling.enabled .Values.autoscaling.targetConnections (not .Values.metrics.enabled) -}}
+{{- fail "autoscaling.targetConnections needs metrics.enabled: an adapter reads the connections there" -}}
+{{- end -}}
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}
 {{- end -}}
