@@ -8,6 +8,8 @@
 
 pub mod h2raw;
 pub mod kubernetes;
+pub mod linkerd;
+pub mod mesh;
 pub mod peer;
 pub mod pki;
 pub mod upstream;

@@ -230,7 +230,7 @@ fn usable(found: Vec<Candidate<'_>>, own_zone: Option<&str>) -> Vec<endpoint::En
             continue; // while a pod moves from one slice to another it may stand in both
         }
         let zone = if by_hints { hinted_zone(endpoint, own_zone) } else { endpoint.zone.clone() };
-        list.push(endpoint::Endpoint { addr, speaks, tls: None, weight, zone });
+        list.push(endpoint::Endpoint { speaks, weight, zone, ..endpoint::Endpoint::new(addr) });
     }
     list
 }
