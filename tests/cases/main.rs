@@ -13,6 +13,7 @@ mod demo;
 mod detect;
 mod drain;
 mod http;
+mod kubernetes;
 #[path = "../linkerd/control.rs"]
 mod linkerd_control;
 mod mesh;

@@ -7,6 +7,7 @@
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
 mod assertions;
+mod kubernetes;
 mod linkerd;
 mod overview;
 mod state;
@@ -149,12 +150,13 @@ impl App {
             probe: sockets.probe.local_addr()?,
             admin: sockets.admin.local_addr()?,
         };
+        let balance = config.balance();
         let shared = Shared {
             tls: config.tls(),
             accept: config.accept(),
             detect: config.detect(),
             route: config.route(),
-            balance: config.balance(),
+            balance: balance.clone(),
             connect: config.connect(),
             pool: config.pool(),
             relay: config.relay(),
@@ -189,7 +191,8 @@ impl App {
         }
 
         let control = Handle::current();
-        let sources = start_sources(config, &directory, &shared.credentials)?;
+        let found = kubernetes::start(config, &directory, &health, balance.zone, &metrics)?;
+        let sources = start_sources(config, &directory, &shared.credentials, found)?;
         show_sources(&metrics, &sources);
         drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources.clone())));
 
@@ -215,6 +218,7 @@ impl App {
             reload: reload.clone(),
             policy_reload: policy_reload.clone(),
             recent,
+            sources: sources.clone(),
         };
         let overview = overview::Overview {
             seen,
@@ -381,13 +385,15 @@ fn start_sources(
     config: &Config,
     directory: &Arc<Directory>,
     credentials: &Arc<Live<Credentials>>,
+    kubernetes: Option<Arc<dyn Source>>,
 ) -> anyhow::Result<Vec<Arc<dyn Source>>> {
     let fixed = Fixed::new(Claim(0), config.services());
     fixed.publish(directory);
     let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(fixed)];
     sources.extend(linkerd::start(config, credentials, Claim(1))?);
+    sources.extend(kubernetes);
     if let Some(settings) = config.dns() {
-        sources.push(Arc::new(Dns::new(Claim(2), settings, Handle::current()).context("DNS (sources.dns)")?));
+        sources.push(Arc::new(Dns::new(Claim(3), settings, Handle::current()).context("DNS (sources.dns)")?));
     }
     Ok(sources)
 }

@@ -33,6 +33,11 @@ pub trait Source: Debug + Send + Sync {
 
     /// How it is doing.
     fn report(&self) -> Report;
+
+    /// What more there is to show of it, for `/state`.
+    fn details(&self) -> Option<serde_json::Value> {
+        None
+    }
 }
 
 /// How a source is doing.
