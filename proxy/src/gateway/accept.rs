@@ -108,7 +108,13 @@ pub trait Tally: Send {
 }
 
 /// Accepts until the drain begins.
-pub async fn run(listener: TcpListener, settings: Settings, doors: Vec<Door>, mut drain: Watch, tally: impl Tally) {
+pub async fn run(
+    listener: Arc<TcpListener>,
+    settings: Settings,
+    doors: Vec<Door>,
+    mut drain: Watch,
+    tally: impl Tally,
+) {
     let places = Arc::new(Semaphore::new(settings.max_connections));
     let backoff = Backoff { min: Duration::from_millis(5), max: Duration::from_secs(1), jitter: 0.2 };
     let mut failures = 0;

@@ -24,7 +24,7 @@ use crate::addr::ClientAddr;
 use crate::authorise::Permit;
 use crate::detect::{self, Hint, Naming, Negotiated, Session};
 use crate::fault::Fault;
-use crate::record::{Event, Outcome, Peer, Protocol, Record, Stage};
+use crate::record::{Event, Observer, Outcome, Peer, Protocol, Record, Stage};
 use crate::tls::{self, Alpn};
 
 /// Serves one accepted socket to its end. A panic on the way is this connection's alone.
@@ -34,7 +34,7 @@ pub(super) async fn serve(gateway: Rc<Gateway>, accepted: Accepted) {
     let permit = Rc::new(permit);
     let peer = Arc::new(Peer { addr: peer.0, identity: None, cluster: None, sni: None });
     let mut record = Record::connection(peer, SystemTime::now());
-    gateway.observer.event(Event::ConnectionOpened);
+    let open = Open::new(&gateway.observer);
     match AssertUnwindSafe(live(&gateway, socket, &permit, &mut record)).catch_unwind().await {
         Ok(Ok(())) => {}
         Ok(Err(refused)) => refused.close(&mut record),
@@ -44,8 +44,25 @@ pub(super) async fn serve(gateway: Rc<Gateway>, accepted: Accepted) {
         }
     }
     record.duration = started.elapsed();
-    gateway.observer.event(Event::ConnectionClosed);
+    drop(open);
     gateway.observer.closed(&record);
+}
+
+/// Says that a connection has opened and, however its task ends, that it has closed: a worker that starts again drops the
+/// tasks that it had, and what they counted as open must not stay so.
+struct Open(Rc<dyn Observer>);
+
+impl Open {
+    fn new(observer: &Rc<dyn Observer>) -> Self {
+        observer.event(Event::ConnectionOpened);
+        Self(Rc::clone(observer))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.event(Event::ConnectionClosed);
+    }
 }
 
 async fn live(

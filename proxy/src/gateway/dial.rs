@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::trust::{Judge, Trust};
+use super::worker::beside;
 use crate::connect::{self, Dial};
 use crate::endpoint::{Endpoint, UpstreamTls};
 use crate::fault::Refusal;
@@ -81,7 +82,7 @@ impl Dialer {
         let secured = Secured { stream: connected.stream, cut: Arc::default(), _alive: alive };
         let patience = if protocol == Protocol::Opaque { Duration::ZERO } else { self.distrust_deadline };
         let (cut, distrusted, endpoint) = (Arc::clone(&secured.cut), self.distrusted.clone(), endpoint.clone());
-        tokio::task::spawn_local(async move {
+        beside(&self.judge.observer, async move {
             let ended = async {
                 trust.lost().await;
                 // Nobody there to hear it: the worker is ending.
