@@ -41,7 +41,7 @@ const KINDS: [(&str, bool); 9] = [
     ("WebSocket", false),
     ("uploads", false),
     ("flaky service", true),
-    ("dead service", true),
+    ("service that dies and comes back", true),
     ("rude", true),
 ];
 
@@ -176,7 +176,7 @@ async fn run(client: Client, kind: usize, seen: Arc<Seen>, stop: Arc<AtomicBool>
                 4 => client.websocket().await,
                 5 => client.upload(&mut kept).await,
                 6 => client.http1(&mut kept, "flaky", "/").await,
-                7 => client.http1(&mut kept, "down", "/").await,
+                7 => client.http1(&mut kept, "fickle", "/").await,
                 _ => client.rude().await,
             }
         };

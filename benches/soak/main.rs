@@ -169,7 +169,6 @@ async fn soak(args: &Args) -> Vec<String> {
 }
 
 #[derive(Debug, Default)]
-#[expect(dead_code, reason = "read by being printed")]
 struct Events {
     reloads: u32,
     rotations: u32,

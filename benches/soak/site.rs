@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use isthmus::tls::caller::Caller;
 use isthmus_tests::pki::{GATEWAY, Pki, pair};
-use isthmus_tests::upstream;
+use isthmus_tests::{spawn, upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -29,13 +29,13 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let (one, two) = (upstream::http().await, upstream::http().await);
         let echo = upstream::echo_tcp().await;
-        let (bad, dead) = (bad().await, upstream::nobody());
+        let (bad, fickle) = (bad().await, fickle());
         let mut services = String::new();
         for (name, port, protocol, endpoints) in [
             ("web", 80, "as_client", vec![one.addr, two.addr]),
             ("db", 5432, "opaque", vec![echo]),
             ("flaky", 80, "http1", vec![bad, one.addr]),
-            ("down", 80, "http1", vec![dead]),
+            ("fickle", 80, "http1", vec![fickle]),
         ] {
             let rows: String = endpoints.iter().map(|addr| format!("{{ address: '{addr}' }}, ")).collect();
             let _ = writeln!(
@@ -97,7 +97,7 @@ tls:
 authorise: {{ default: authenticated, exported_only: false }}
 http: {{ request_timeout: 2s }}
 balance: {{ failfast_timeout: 300ms, ejection_max: 2s }}
-telemetry: {{ log: warn, access_log: all, access_log_file: {folder}/{name}.log }}
+telemetry: {{ log: error, access_log: all, access_log_file: {folder}/{name}.log }}
 drain: {{ announce: 500ms, deadline: 20s }}
 sources:
   dns: {{ enabled: false }}
@@ -141,6 +141,20 @@ async fn bad() -> SocketAddr {
         let _ = socket.shutdown().await;
     })
     .await
+}
+
+/// A service that dies and comes back.
+fn fickle() -> SocketAddr {
+    let addr = upstream::nobody();
+    drop(spawn(async move {
+        loop {
+            let service = upstream::http_at(addr).await;
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            service.stop();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }));
+    addr
 }
 
 /// A gateway that is a process.

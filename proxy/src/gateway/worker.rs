@@ -95,7 +95,7 @@ async fn serve(shared: &Shared, sockets: &mut mpsc::UnboundedReceiver<Accepted>,
             // Without it the pool would go on using connections that are trusted no longer.
             Err(panicked) = &mut tending => restart(panicked),
             accepted = sockets.recv() => match accepted {
-                Some(accepted) => drop(spawn_local(connection::serve(Rc::clone(&gateway), accepted))),
+                Some(accepted) => beside(&gateway.observer, connection::serve(Rc::clone(&gateway), accepted)),
                 // The acceptor has ended; the connections that live on end by themselves or by the cut.
                 None => break,
             },
