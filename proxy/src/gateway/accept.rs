@@ -73,6 +73,15 @@ pub struct Permit {
     load: Arc<AtomicUsize>,
 }
 
+#[cfg(fuzzing)]
+impl Permit {
+    /// For a connection that no listener accepted.
+    pub(super) fn of_nobody(drain: &Watch) -> Self {
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a place nobody has taken");
+        Self { _place: place, _alive: drain.alive(), load: Arc::new(AtomicUsize::new(1)) }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.load.fetch_sub(1, Ordering::Relaxed);

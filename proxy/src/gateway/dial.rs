@@ -54,6 +54,10 @@ impl Dialer {
     }
 
     async fn opened(&self, endpoint: &Endpoint, protocol: Protocol) -> Result<Upstream, connect::Error> {
+        #[cfg(fuzzing)]
+        if let Some(stream) = super::in_memory::dialled(endpoint.addr) {
+            return Ok(Upstream::Memory(stream));
+        }
         let tcp = connect::tcp(endpoint.addr, &self.settings).await?;
         match &endpoint.tls {
             None => Ok(Upstream::Plain(tcp)),
@@ -121,6 +125,8 @@ impl Dial for Dialer {
 /// A stream to an endpoint.
 #[derive(Debug)]
 pub(crate) enum Upstream {
+    #[cfg(fuzzing)]
+    Memory(tokio::io::DuplexStream),
     Plain(TcpStream),
     Tls(Box<Secured>),
 }
@@ -198,6 +204,8 @@ impl AsyncWrite for Secured {
 macro_rules! either {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
+            #[cfg(fuzzing)]
+            Upstream::Memory($stream) => $call,
             Upstream::Plain($stream) => $call,
             Upstream::Tls($stream) => $call,
         }

@@ -14,6 +14,8 @@ pub mod clusters;
 mod connection;
 mod dial;
 pub mod http;
+#[cfg(fuzzing)]
+pub mod in_memory;
 mod paced;
 pub mod probe;
 pub mod rechecks;
