@@ -6,6 +6,7 @@
 //!
 //! Configuration stands above the stages: it knows their settings, and no stage knows it.
 
+pub mod bound;
 mod check;
 pub mod file;
 mod identify;
