@@ -100,14 +100,9 @@ async fn clients_that_do_not_read() {
         let mut stream = connect(&world, &[ALPN_HTTP11]).await;
         let request = format!("GET /endless HTTP/1.1\r\nhost: {}\r\n\r\n", service("web"));
         stream.write_all(request.as_bytes()).await.unwrap();
-        // The kernel gives a peer up whose window stays shut. Its end shows where nothing is read: in the socket's error.
-        let (tcp, _) = stream.get_ref();
-        let broken = async {
-            while tcp.take_error().unwrap().is_none() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        soon(broken).await;
+        // The kernel gives a peer up whose window stays shut, and need not tell it.
+        let mine = stream.get_ref().0.local_addr().unwrap().to_string();
+        world.logged(|line| line["kind"] == "connection" && line["client_addr"] == mine.as_str()).await;
     })
     .await;
     assert!(web.produced() < 256 << 20, "{} bytes were made for nobody", web.produced());
@@ -184,5 +179,8 @@ async fn smuggling() {
     })
     .await;
     let seen = web.seen();
-    assert!(seen.iter().all(|seen| !seen.uri.contains("smuggled") && seen.uri != "/x"), "{seen:?}");
+    // Where only the body is wrong the endpoint may have been asked, and was never told that it is whole.
+    assert!(seen.iter().all(|seen| !seen.uri.contains("smuggled")), "one went through");
+    let lines = world.lines();
+    assert!(!lines.iter().any(|line| line["path"] == "/x" && line["outcome"] == "served"), "one was served");
 }

@@ -101,7 +101,6 @@ async fn no_header_makes_one_somebody_else() {
         ("l5d-client-id", SHOP),
         ("l5d_client_id", SHOP),
         ("l5d-dst-canonical", "admin.ns.svc.cluster.local"),
-        ("l5d-proxy-error", "spoofed"),
         ("x-forwarded-client-cert", "By=spiffe://a/b;URI=spiffe://spoofed"),
         ("x-forwarded-for", "203.0.113.66"),
         ("x-real-ip", "203.0.113.66"),

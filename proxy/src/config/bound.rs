@@ -126,11 +126,7 @@ impl Config {
             term(
                 "requests",
                 requests,
-                REQUEST_BYTES
-                    + HEAD_FACTOR * head
-                    + file.http.max_send_buffer.0
-                    + response
-                    + ENDPOINT_SEND_BYTES,
+                REQUEST_BYTES + HEAD_FACTOR * head + file.http.max_send_buffer.0 + response + ENDPOINT_SEND_BYTES,
                 "workers × http.max_requests × (280 KiB + 4 × http.max_header_bytes + http.max_send_buffer + max(128 KiB, connect.stream_window))",
             ),
             term(
@@ -145,7 +141,12 @@ impl Config {
                 SERVICE_BYTES.saturating_mul(1 + workers),
                 "(route.max_services + the table's) × 4 KiB × (1 + workers)",
             ),
-            term("metrics", (1 + workers) * LARGE_FAMILIES * MAX_SERIES, SERIES_BYTES, "(1 + workers) × 4 × 20 000 × 200 B"),
+            term(
+                "metrics",
+                (1 + workers) * LARGE_FAMILIES * MAX_SERIES,
+                SERIES_BYTES,
+                "(1 + workers) × 4 × 20 000 × 200 B",
+            ),
             term("the access log", 1, LOG_BYTES, "8 MiB"),
             term("observed calls", number(file.authorise.observed), OBSERVED_BYTES, "authorise.observed × 1 KiB"),
             term(
@@ -188,7 +189,11 @@ mod tests {
             "route: { max_services: 10000 }",
             "probe: { max_connections: 1000 }",
         ] {
-            let text = if more.starts_with("tls") { more.to_owned() } else { format!("tls: {{ chain_file: a, key_file: b, bundle_file: c }}\n{more}") };
+            let text = if more.starts_with("tls") {
+                more.to_owned()
+            } else {
+                format!("tls: {{ chain_file: a, key_file: b, bundle_file: c }}\n{more}")
+            };
             let text = if more.starts_with("workers") { text } else { format!("{text}\nworkers: 1") };
             let larger = Config::parse(Path::new("x"), &text).unwrap().bound(2);
             assert!(larger.bytes > least.bytes, "{more}");

@@ -63,11 +63,14 @@ impl Bucket {
         if self.rate == 0 || self.level <= self.rate {
             return Duration::ZERO;
         }
-        let now = Instant::now();
-        let drained = (now - self.since).as_secs_f64() * f64::from(self.rate);
-        self.since = now;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is never negative")]
-        let drained = drained as u32;
+        let passed = self.since.elapsed();
+        let drained = u32::try_from(passed.as_micros() * u128::from(self.rate) / 1_000_000).unwrap_or(u32::MAX);
+        if drained >= self.level {
+            self.since += passed;
+        } else {
+            // By whole frames only: what is left of the time counts for the next.
+            self.since += Duration::from_secs(drained.into()) / self.rate;
+        }
         self.level = self.level.saturating_sub(drained);
         let over = self.level.saturating_sub(self.rate);
         Duration::from_secs_f64(f64::from(over) / f64::from(self.rate)).min(MAX_REST)
@@ -232,6 +235,17 @@ mod tests {
         let off = Settings { max_resets: 0, max_control_frames: 0, ..Settings::default() };
         let free = takes(PING, 100_000, &off, 0).await;
         assert!(free < 0.01, "{free}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn little_by_little_drains_too() {
+        let mut bucket = Bucket::new(1000);
+        assert!(!bucket.add(1500).is_zero());
+        for _ in 0..4000 {
+            tokio::time::advance(Duration::from_micros(500)).await;
+            bucket.add(0);
+        }
+        assert_eq!((bucket.level, bucket.add(1000)), (1000, Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]
