@@ -7,6 +7,7 @@
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
 mod assertions;
+mod overview;
 mod state;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -187,7 +188,7 @@ impl App {
         let control = Handle::current();
         let sources = start_sources(config, &directory)?;
         show_sources(&metrics, &sources);
-        drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources)));
+        drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources.clone())));
 
         let (doors, workers) = start_workers(config, &shared, &metrics, (&access_log, &recent))?;
         let tally = AcceptTally(metrics.front());
@@ -212,7 +213,13 @@ impl App {
             policy_reload: policy_reload.clone(),
             recent,
         };
-        let shown = admin_sources(config, seen, &metrics, log)?;
+        let overview = overview::Overview {
+            seen,
+            metrics: Arc::clone(&metrics),
+            sources,
+            max_connections: config.file.accept.max_connections,
+        };
+        let shown = admin_sources(config, overview, log)?;
         let settings = config.admin();
         drop(control.spawn(admin::serve(TcpListener::from_std(sockets.admin)?, shown, settings)));
 
@@ -415,11 +422,10 @@ fn show_sources(metrics: &Metrics, sources: &[Arc<dyn Source>]) {
 /// What the admin server reads.
 fn admin_sources(
     config: &Config,
-    seen: state::Seen,
-    metrics: &Arc<Metrics>,
+    overview: overview::Overview,
     log: Option<LogHandle>,
 ) -> anyhow::Result<admin::Sources> {
-    let metrics = Arc::clone(metrics);
+    let (seen, metrics) = (overview.seen.clone(), Arc::clone(&overview.metrics));
     let reads = log.clone();
     let keys = seen
         .shared
@@ -434,6 +440,7 @@ fn admin_sources(
         ready: Arc::clone(&seen.health),
         metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
         state: Arc::new(move || seen.page()),
+        overview: Arc::new(move || overview.page()),
         config: serde_json::to_value(&config.file)?,
         log: admin::LogLevel {
             read: Arc::new(move || reads.as_ref().map(LogHandle::filter).unwrap_or_default()),

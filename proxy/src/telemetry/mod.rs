@@ -7,6 +7,7 @@
 //! - [`metrics`] counters, kept per worker and summed when somebody looks.
 //! - [`access_log`] one line per closed record.
 //! - [`recent`] the refusals of late, for `/state`.
+//! - [`traffic`] who spoke with whom, as values for the admin page.
 //! - [`logs`] the set-up of `tracing`, its level at run time, and the limit on lines that say the same.
 
 use std::rc::Rc;
@@ -24,6 +25,7 @@ pub mod metrics;
 mod process;
 pub mod recent;
 pub mod shard;
+pub mod traffic;
 pub mod watch;
 
 /// Several observers as one, told in order.
