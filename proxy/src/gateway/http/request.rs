@@ -63,7 +63,8 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
         exchange.request().status = Some(response.status().as_u16());
         return response.map(|body| Body::ours(body).recording(exchange));
     }
-    let asked = Ask::read(&mut parts, &session.naming, session.gateway.route.default_port);
+    let default_port = session.gateway.route.default_port;
+    let asked = Ask::read(&mut parts, &session.naming, &session.last_name, default_port);
     let answered = match asked {
         Ok(ask) => {
             exchange.record.target = Some(ask.target.clone());
