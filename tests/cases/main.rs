@@ -13,6 +13,7 @@ mod demo;
 mod detect;
 mod drain;
 mod http;
+mod mesh;
 mod probe;
 mod relay;
 mod route;

@@ -4,7 +4,6 @@ use std::future::pending;
 use proptest::prelude::*;
 
 use super::*;
-use crate::endpoint::Speaks;
 
 fn settings() -> Settings {
     Settings {
@@ -23,7 +22,7 @@ fn addr(n: usize) -> SocketAddr {
 }
 
 fn endpoint(n: usize, weight: u32, zone: Option<&str>) -> Endpoint {
-    Endpoint { addr: addr(n), speaks: Speaks::AsClient, tls: None, weight, zone: zone.map(Arc::from) }
+    Endpoint { weight, zone: zone.map(Arc::from), ..Endpoint::new(addr(n)) }
 }
 
 fn weighted(weights: &[u32]) -> Arc<Endpoints> {

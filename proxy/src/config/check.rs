@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 
 use super::Config;
-use crate::identity::Identity;
 use crate::sources::policy::place::Node;
 
 impl Config {
@@ -64,36 +63,6 @@ impl Config {
         }
         self.check_identify()?;
         self.check_services()
-    }
-
-    fn check_services(&self) -> Result<(), (String, String)> {
-        let suffixes = &self.file.route.suffixes;
-        let mut seen = HashSet::new();
-        for (index, service) in self.file.sources.services.iter().enumerate() {
-            let key = |field: &str| format!("sources.services[{index}].{field}");
-            if service.port == 0 {
-                return Err((key("port"), "a port is a number from 1 to 65535".to_owned()));
-            }
-            if !seen.insert((service.name.0.clone(), service.port)) {
-                return Err((key("name"), format!("{}:{} stands in the table twice", service.name, service.port)));
-            }
-            if !suffixes.iter().any(|suffix| suffix.0.holds(&service.name.0)) {
-                return Err((
-                    key("name"),
-                    format!("{} lies outside route.suffixes and could never be reached", service.name),
-                ));
-            }
-            if let Some(tls) = &service.tls
-                && tls.server_name.is_none()
-                && matches!(tls.identity.0, Identity::Uri(_))
-            {
-                return Err((
-                    key("tls"),
-                    "an identity that is a URI needs a server_name, as SNI holds names only".to_owned(),
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

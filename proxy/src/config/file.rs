@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, IdentityText, Size, Time};
+use super::scalar::{Authority, ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, IdentityText, Size, Time};
 use crate::authorise;
 
 const fn millis(millis: u64) -> Time {
@@ -231,9 +231,24 @@ pub struct Service {
     /// What its endpoints speak.
     #[serde(default)]
     pub protocol: Speaks,
+    /// Carries HTTP/1 requests to its endpoints over HTTP/2, marked with `l5d-orig-proto`: for endpoints behind a Linkerd
+    /// proxy, which gives them to the application as what they were. Many requests then share one connection. Goes with
+    /// `protocol: as_client`; requests that leave HTTP (WebSocket, CONNECT) travel as HTTP/1 all the same.
+    #[serde(default)]
+    pub orig_proto: bool,
     /// Mutual TLS towards its endpoints; plain where absent.
     #[serde(default)]
     pub tls: Option<ServiceTls>,
+    /// Begins connections with Linkerd's transport header: the addresses of the endpoints are then those of their proxies
+    /// (`POD-IP:4143`), or of another gateway. Needs `tls`.
+    #[serde(default)]
+    pub transport_header: Option<ServiceHeader>,
+    /// What requests name as their authority instead of what the client named: for another gateway behind this one.
+    #[serde(default)]
+    pub authority: Option<Authority>,
+    /// How HTTP/2 is spoken with its endpoints, where that differs from `connect`.
+    #[serde(default)]
+    pub http2: Option<ServiceHttp2>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
 }
@@ -247,6 +262,44 @@ pub struct ServiceTls {
     /// The name sent as SNI; the identity where absent, which then must be a DNS-like one.
     #[serde(default)]
     pub server_name: Option<DnsName>,
+}
+
+/// Linkerd's transport header towards an endpoint.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceHeader {
+    /// The port that the workload behind the proxy listens on; or, with `name`, the port of the service.
+    pub port: u16,
+    /// The service that is meant, where the other end is a gateway.
+    #[serde(default)]
+    pub name: Option<DnsName>,
+    /// Does not say what is spoken, so that the proxy takes HTTP for bytes too.
+    #[serde(default)]
+    pub opaque: bool,
+}
+
+/// HTTP/2 towards an endpoint. What is absent is as in `connect`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceHttp2 {
+    /// What an endpoint may send on one stream before it is read.
+    pub stream_window: Option<Size>,
+    /// The same for a whole connection.
+    pub connection_window: Option<Size>,
+    /// Lets both windows grow with what the network carries.
+    pub adaptive_window: bool,
+    /// How often an endpoint is asked whether it lives.
+    pub keepalive_interval: Option<Time>,
+    /// How long the answer may take.
+    pub keepalive_timeout: Option<Time>,
+    /// Asks while no request is under way, too.
+    pub keepalive_while_idle: bool,
+    /// The largest frame that an endpoint may send: 16KiB to 16777215.
+    pub max_frame: Option<Size>,
+    /// What of a request's body may wait per stream for an endpoint that does not read.
+    pub max_send_buffer: Option<Size>,
+    /// How many streams that were reset here are remembered.
+    pub max_reset_streams: Option<u32>,
 }
 
 /// One endpoint of a service.

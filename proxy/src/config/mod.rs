@@ -11,6 +11,7 @@ pub mod file;
 mod identify;
 pub mod reference;
 pub mod scalar;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,9 +25,8 @@ use crate::addr::Target;
 use crate::authorise::Policy;
 use crate::backoff::Backoff;
 use crate::connect::{self, PoolSettings};
-use crate::endpoint::{self, Endpoint, Endpoints, UpstreamTls};
+use crate::endpoint;
 use crate::identity::Identity;
-use crate::route::Published;
 use crate::sources::dns;
 use crate::sources::files::{self, credentials::CredentialFiles};
 use crate::sources::policy::{self, PolicyFiles, Text, Words, misread};
@@ -401,35 +401,6 @@ impl Config {
             max_clients: telemetry.max_clients,
             ..metrics::Settings::default()
         }
-    }
-
-    /// The table of services.
-    pub fn services(&self) -> Vec<Published> {
-        let rows = self.file.sources.services.iter();
-        rows.map(|service| {
-            let tls = service.tls.as_ref().map(|tls| {
-                let name = tls.server_name.as_ref().map(|name| name.0.clone());
-                let name = name.or_else(|| match &tls.identity.0 {
-                    Identity::Dns(name) => Some(name.clone()),
-                    Identity::Uri(_) => None,
-                });
-                let server_name = name.expect("checked: an identity without a name has a server_name");
-                Arc::new(UpstreamTls { identity: tls.identity.0.clone(), server_name })
-            });
-            let list = service.endpoints.iter().map(|endpoint| Endpoint {
-                addr: endpoint.address,
-                speaks: service.protocol.into(),
-                tls: tls.clone(),
-                weight: endpoint.weight,
-                zone: endpoint.zone.as_deref().map(Arc::from),
-            });
-            Published {
-                target: Target { name: service.name.0.clone(), port: service.port },
-                exported: service.exported,
-                endpoints: Arc::new(Endpoints { list: list.collect() }),
-            }
-        })
-        .collect()
     }
 
     /// DNS, where it is on.

@@ -262,7 +262,7 @@ impl Gateway {
             };
             let retry_is_safe = error.retry_is_safe();
             let returned = error.request.map(|request| request.into_parts().0.headers);
-            SendFailed { refused: Refused::from(error.error), failure, retry_is_safe, returned }
+            SendFailed { refused: Refused::from_endpoint(error.error), failure, retry_is_safe, returned }
         })
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Exchange {
     pub(crate) received: Rc<Cell<u64>>,
     /// Counts against the limits until the exchange has ended.
     permit: Option<Rc<Permit>>,
+    /// The client awaits a gRPC status, in trailers where the head has gone.
+    pub(super) grpc: bool,
     settled: bool,
 }
 
@@ -59,6 +61,7 @@ impl Exchange {
             },
             received: Rc::default(),
             permit: None,
+            grpc: false,
             settled: false,
         }
     }
@@ -98,6 +101,12 @@ impl Exchange {
         let (status, grpc_status) = refuse::status(&refused, grpc);
         self.request().status = Some(status);
         self.request().grpc_status = grpc_status;
+        self.settled = true;
+        refused.close(&mut self.record);
+    }
+
+    /// Writes down that the stream was reset, as the endpoint reset it.
+    pub(super) fn reset(&mut self, refused: Refused) {
         self.settled = true;
         refused.close(&mut self.record);
     }
