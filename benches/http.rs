@@ -47,7 +47,9 @@ fn count(row: Row, requests: usize) {
     let (before, region) = (worker_time(), Region::new(ALLOCATOR));
     world.requests(requests);
     let (ran, change) = (worker_time() - before, region.change());
-    let per = |count: usize| f64::from(u32::try_from(count).expect("fits")) / f64::from(u32::try_from(requests).expect("fits"));
+    let per = |count: usize| {
+        f64::from(u32::try_from(count).expect("fits")) / f64::from(u32::try_from(requests).expect("fits"))
+    };
     println!(
         "{}: {:.2} us, {:.1} allocations, {:.1} reallocations, {:.0} bytes a request",
         row.name(),

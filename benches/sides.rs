@@ -102,7 +102,8 @@ fn client_config(folder: &str, alpn: &[u8]) -> Arc<ClientConfig> {
     for root in CertificateDer::pem_file_iter(format!("{folder}/bundle.crt")).unwrap() {
         roots.add(root.unwrap()).unwrap();
     }
-    let chain = CertificateDer::pem_file_iter(format!("{folder}/client.crt")).unwrap().map(|cert| cert.unwrap()).collect();
+    let chain =
+        CertificateDer::pem_file_iter(format!("{folder}/client.crt")).unwrap().map(|cert| cert.unwrap()).collect();
     let key = PrivateKeyDer::from_pem_file(format!("{folder}/client.key")).unwrap();
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
     config.alpn_protocols = vec![alpn.to_vec()];
@@ -377,7 +378,11 @@ fn h2_service(row: Row, mut socket: TcpStream) {
         }
         if row == Row::Grpc {
             let mut trailers = Vec::new();
-            if first { field(&mut trailers, 0, "grpc-status", "0") } else { trailers.push(0xbe) }
+            if first {
+                field(&mut trailers, 0, "grpc-status", "0")
+            } else {
+                trailers.push(0xbe)
+            }
             frames.put(HEADERS, END_HEADERS | END_STREAM, stream, &trailers);
         }
         first = false;

@@ -55,7 +55,9 @@ impl World {
             (leaf.cert_pem() + &issuer.cert_pem(), leaf.key_pem)
         };
         let ((chain, key), (client_chain, client_key)) = (leaf(GATEWAY), leaf(CLIENT));
-        for (name, text) in [("bundle.crt", anchor.cert_pem()), ("client.crt", client_chain), ("client.key", client_key)] {
+        for (name, text) in
+            [("bundle.crt", anchor.cert_pem()), ("client.crt", client_chain), ("client.key", client_key)]
+        {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let pem = Pem {

@@ -158,7 +158,8 @@ impl Policy {
             *known = Some((self.number, self.compiled.clients.find(&caller.client.identity)));
         }
         let (_, clients) = known.as_ref().expect("it was found just now, if not before");
-        let outcome = self.decide_known(View::Whole, &Asked::new(&caller.client, Some(facts)), clients, &target, exported);
+        let outcome =
+            self.decide_known(View::Whole, &Asked::new(&caller.client, Some(facts)), clients, &target, exported);
         self.admit(outcome, target)
     }
 

@@ -63,13 +63,15 @@ async fn live(
 
     // From before the credentials are loaded: a change during the handshake must not be missed.
     let changes = gateway.credentials.changes();
-    let secured = secure(gateway, socket, &mut mark, record).await?;
+    // Boxed, here and below: what is over gives its memory back, and an idle connection is as large as what it waits in.
+    let secured = Box::pin(secure(gateway, socket, &mut mark, record)).await?;
     let identity = secured.peer.identity.clone();
     let cluster = gateway.clusters.of(&identity, &secured.peer.authorities);
     record.peer = Arc::new(Peer { addr: peer.0, identity: Some(identity), cluster, sni: secured.sni.clone() });
     let counted = Rc::new(gateway.admit_session(&secured.peer.identity)?);
 
-    let session = detect::session(secured.stream, hint(gateway, secured.alpn, secured.sni), &gateway.detect).await?;
+    let session =
+        detect::session(Box::new(secured.stream), hint(gateway, secured.alpn, secured.sni), &gateway.detect).await?;
     record.protocol = Some(session.protocol);
     lap(record, Stage::Detect, &mut mark);
 
@@ -101,10 +103,10 @@ where
     let Session { naming, protocol, stream } = session;
     let client = trust.identity().clone();
     match (naming, protocol) {
-        (Naming::Port(port), _) => probe::through_header(gateway, port, stream, record.peer.addr).await,
+        (Naming::Port(port), _) => Box::pin(probe::through_header(gateway, port, stream, record.peer.addr)).await,
         (Naming::Header(target) | Naming::Sni(target), Protocol::Opaque) => {
             record.target = Some(target.clone());
-            tcp::serve(gateway, stream, target, &trust, record).await
+            Box::pin(tcp::serve(gateway, stream, target, &trust, record)).await
         }
         (Naming::Request, Protocol::Opaque) => {
             Err(Refused::new(Stage::Detect, Fault::Client, "detect.unknown_protocol", "bytes that name no service"))
@@ -121,8 +123,8 @@ where
             let start =
                 Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, places };
             let ended = match protocol {
-                Protocol::Http2 => http::serve_http2(start, stream).await,
-                Protocol::Http1 | Protocol::Opaque => http::serve_http1(start, stream).await,
+                Protocol::Http2 => Box::pin(http::serve_http2(start, stream)).await,
+                Protocol::Http1 | Protocol::Opaque => Box::pin(http::serve_http1(start, stream)).await,
             };
             outcome(ended).map(|outcome| record.outcome = outcome)
         }

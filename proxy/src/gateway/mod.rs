@@ -201,7 +201,7 @@ impl Gateway {
     pub(crate) async fn route(&self, admitted: Admitted<Target>) -> Result<Routed, Refused> {
         let service = self.directory.find(&admitted)?;
         if service.known().is_none() {
-            service.endpoints(self.route.discovery_timeout).await?;
+            Box::pin(service.endpoints(self.route.discovery_timeout)).await?;
         }
         let balancer = self.balancers.of(&service, &self.balance, &self.loads);
         Ok(Routed { service, balancer })

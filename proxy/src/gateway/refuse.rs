@@ -8,8 +8,8 @@
 //! requests of other clients along. `l5d-proxy-connection: close` is still said where Linkerd says it, as that is
 //! advice to the proxy in front of the application.
 
-use std::sync::Arc;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -200,10 +200,7 @@ pub(crate) fn rate_fields(
     // Another one in each response: not worth a place in the client's HPACK table (RFC 7541 §6.2.3).
     left.set_sensitive(true);
     let policy = field_value(format_args!("\"{scope}\";q={per_second};w=1"))?;
-    Some([
-        (HeaderName::from_static("ratelimit"), left),
-        (HeaderName::from_static("ratelimit-policy"), policy),
-    ])
+    Some([(HeaderName::from_static("ratelimit"), left), (HeaderName::from_static("ratelimit-policy"), policy)])
 }
 
 /// A short text as a field's value, put together on the stack.

@@ -47,12 +47,7 @@ pub(crate) enum Leaves {
 }
 
 impl Ask {
-    pub(super) fn read(
-        parts: &mut Parts,
-        naming: &Naming,
-        last: &LastName,
-        default_port: u16,
-    ) -> Result<Self, Error> {
+    pub(super) fn read(parts: &mut Parts, naming: &Naming, last: &LastName, default_port: u16) -> Result<Self, Error> {
         let Original { version, carried, absolute } = orig_proto::received(parts);
         let require_id = parts.headers.remove(L5D_REQUIRE_ID);
         let leaves = leaves(parts, version)?;

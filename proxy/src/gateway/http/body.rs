@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use super::exchange::Exchange;
 use super::{headers, identify};
 use crate::balance::{Failure, Guard};
-use crate::connect::Streamed;
+use crate::connect::{BodyError, Streamed};
 use crate::gateway::paced::Pacer;
 use crate::gateway::refuse;
 
@@ -75,9 +75,9 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         ready!(self.pacer.poll_ready(cx));
         let polled = match &mut self.source {
             Source::Ours(body) => match Pin::new(body).poll_frame(cx) {
@@ -99,7 +99,7 @@ impl http_body::Body for Body {
                     if let Some(data) = frame.data_ref() {
                         exchange.sent(data.len() as u64);
                     } else if let Some(trailers) = frame.trailers_ref() {
-                        exchange.note_grpc_status(trailers.get("grpc-status"));
+                        exchange.note_grpc_status(trailers.get(headers::GRPC_STATUS));
                     }
                 }
                 // A body of known length is not polled again once its last byte is taken.
@@ -117,7 +117,7 @@ impl http_body::Body for Body {
                     if exchange.grpc {
                         // A client of gRPC reads why in trailers; a stream that is merely reset says less.
                         let trailers = refuse::broken_trailers();
-                        exchange.note_grpc_status(trailers.get("grpc-status"));
+                        exchange.note_grpc_status(trailers.get(headers::GRPC_STATUS));
                         self.source = Source::Ours(Full::default());
                         frame = Some(Ok(Frame::trailers(trailers)));
                     }

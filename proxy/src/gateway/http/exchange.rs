@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use super::headers::TRACEPARENT;
 use super::session::HttpSession;
 use crate::authorise::{self, Permit};
 use crate::fault::Fault;
@@ -54,7 +55,7 @@ impl Exchange {
                     status: None,
                     grpc_status: None,
                     user_agent: parts.headers.get(http::header::USER_AGENT).cloned(),
-                    traceparent: parts.headers.get("traceparent").cloned(),
+                    traceparent: parts.headers.get(TRACEPARENT).cloned(),
                     retries: 0,
                 })),
                 ..Record::connection(Arc::clone(&session.peer), SystemTime::now())

@@ -14,6 +14,8 @@ use crate::addr::Target;
 pub(super) const L5D_CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
 pub(super) const L5D_DST_CANONICAL: HeaderName = HeaderName::from_static("l5d-dst-canonical");
 pub(super) const L5D_REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const L5D_PROXY_CONNECTION: HeaderName = HeaderName::from_static("l5d-proxy-connection");
 const L5D_PROXY_ERROR: HeaderName = HeaderName::from_static("l5d-proxy-error");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -114,6 +116,9 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 /// Makes a response head fit for the client: hop-by-hop fields and other proxies' notes to us are taken off.
 pub(super) fn clean_response(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
+    if !headers.keys().any(|name| name.as_str().starts_with("l5d-proxy-")) {
+        return;
+    }
     headers.remove(L5D_PROXY_CONNECTION);
     if let Some(error) = headers.remove(L5D_PROXY_ERROR) {
         tracing::debug!(stage = "relay", error = ?error, "the endpoint's own proxy reported an error");

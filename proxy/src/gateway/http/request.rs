@@ -75,7 +75,7 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Resul
     match answered {
         Ok(mut response) => {
             exchange.request().status = Some(response.status().as_u16());
-            exchange.note_grpc_status(response.headers().get("grpc-status"));
+            exchange.note_grpc_status(response.headers().get(headers::GRPC_STATUS));
             if let Some(fields) = exchange.standing().and_then(|standing| rate_fields(&standing)) {
                 response.headers_mut().extend(fields);
             }
@@ -148,7 +148,8 @@ async fn proceed(
     headers::strip_hop_by_hop(&mut parts.headers);
     session.identify(&ask.target, &mut parts.headers);
     if let Some(held) = leaving {
-        return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
+        // Boxed, as are all waits that most requests never see: a request's future is as large as its largest branch.
+        return Box::pin(upgrade::proceed(session, (ask, routed, held), parts, body, exchange)).await;
     }
 
     let gate = expects_continue(&mut parts);
@@ -229,7 +230,7 @@ async fn deliver(
 /// Whether a response says that its endpoint is unwell: a 5xx, or the gRPC statuses that mean the same (INTERNAL,
 /// UNAVAILABLE, DATA_LOSS) in a response without a body.
 fn is_failure<B>(response: &Response<B>) -> bool {
-    let grpc = response.headers().get("grpc-status").map(HeaderValue::as_bytes);
+    let grpc = response.headers().get(headers::GRPC_STATUS).map(HeaderValue::as_bytes);
     response.status().is_server_error() || matches!(grpc, Some(b"13" | b"14" | b"15"))
 }
 
