@@ -13,6 +13,7 @@ mod guarded;
 mod headers;
 pub mod identify;
 mod orig_proto;
+mod plan;
 mod request;
 mod retire;
 pub(super) mod session;
@@ -39,10 +40,11 @@ use super::Gateway;
 use super::connection::Places;
 use super::refuse::{Refused, Reset};
 use super::trust::Trust;
+use super::worker::beside;
 use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;
-use crate::record::Peer;
+use crate::record::{Observer, Peer};
 use crate::wire::http1_guard::Limits;
 
 /// How HTTP is served. Keys below `http:` in the configuration.
@@ -80,6 +82,8 @@ pub struct Settings {
     pub max_retries: u32,
     /// Retries as a share of requests, so that a failing service is not hit harder for failing.
     pub retry_budget: f64,
+    /// What is kept of a request's body, in bytes, where the service's profile lets it be sent again for its response.
+    pub max_retry_body_bytes: usize,
 }
 
 impl Default for Settings {
@@ -101,20 +105,18 @@ impl Default for Settings {
             keepalive_timeout: Duration::from_secs(3),
             max_retries: 2,
             retry_budget: 0.2,
+            max_retry_body_bytes: 64 * 1024,
         }
     }
 }
 
-/// Runs hyper's per-stream futures on the worker's own runtime.
-#[derive(Clone, Copy, Debug)]
-struct OnWorker;
+/// Runs hyper's per-stream futures on the worker's own runtime. A panic in one ends its stream alone.
+#[derive(Clone, Debug)]
+struct OnWorker(Rc<dyn Observer>);
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker
-where
-    F::Output: 'static,
-{
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        beside(&self.0, future);
     }
 }
 
@@ -168,7 +170,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let settings = &start.gateway.http;
-    let mut builder = http2::Builder::new(OnWorker);
+    let mut builder = http2::Builder::new(OnWorker(Rc::clone(&start.gateway.observer)));
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol()
