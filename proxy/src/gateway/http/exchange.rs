@@ -10,7 +10,6 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
-use super::headers::TRACEPARENT;
 use super::session::HttpSession;
 use crate::authorise::{self, Permit};
 use crate::fault::Fault;

@@ -15,7 +15,6 @@ pub(super) const L5D_CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client
 pub(super) const L5D_DST_CANONICAL: HeaderName = HeaderName::from_static("l5d-dst-canonical");
 pub(super) const L5D_REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const L5D_PROXY_CONNECTION: HeaderName = HeaderName::from_static("l5d-proxy-connection");
 const L5D_PROXY_ERROR: HeaderName = HeaderName::from_static("l5d-proxy-error");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
