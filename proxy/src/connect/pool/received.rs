@@ -1,14 +1,14 @@
 //! The body of an HTTP/2 response.
 //!
 //! **In** a stream's DATA and trailers. **Out** frames as they come; the endpoint's window is opened again as they are taken.
-//! A stream that is reset before its end is an error, whatever the reason says: what has come is not all of it.
-//! (RFC 9113 §5.2, §8.1.)
+//! A stream that is reset before its end is an error: what has come is not all of it. NO_ERROR alone says that the response was
+//! complete and only the request is not wanted any more. (RFC 9113 §5.2, §8.1.)
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::RecvStream;
+use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
@@ -41,6 +41,11 @@ impl Body for Received {
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error))
+                    if error.reason() == Some(Reason::NO_ERROR) && self.left.is_none_or(|left| left == 0) =>
+                {
+                    return Poll::Ready(None);
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => self.data_ended = true,
