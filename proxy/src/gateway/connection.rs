@@ -82,9 +82,11 @@ async fn live(
 
     // From before the credentials are loaded: a change during the handshake must not be missed.
     let changes = gateway.credentials.changes();
-    let tls::server::Accepted { stream, peer, sni, alpn } = secure(gateway, socket, &place, &mut mark, record).await?;
+    // Boxed, here and below: what is over gives its memory back, and an idle connection is as large as what it waits in.
+    let secured = Box::pin(secure(gateway, socket, &place, &mut mark, record)).await?;
     place.identified();
-    known(gateway, (stream, peer, sni, alpn), (permit, place, changes), (record, mark)).await
+    let tls::server::Accepted { stream, peer, sni, alpn } = secured;
+    known(gateway, (Box::new(stream), peer, sni, alpn), (permit, place, changes), (record, mark)).await
 }
 
 /// From the handshake on: who the peer is is known.
@@ -137,10 +139,10 @@ where
     let Session { naming, protocol, stream } = session;
     let client = trust.identity().clone();
     match (naming, protocol) {
-        (Naming::Port(port), _) => probe::through_header(gateway, port, stream, record.peer.addr).await,
+        (Naming::Port(port), _) => Box::pin(probe::through_header(gateway, port, stream, record.peer.addr)).await,
         (Naming::Header(target) | Naming::Sni(target), Protocol::Opaque) => {
             record.target = Some(target.clone());
-            tcp::serve(gateway, stream, target, &trust, record).await
+            Box::pin(tcp::serve(gateway, stream, target, &trust, record)).await
         }
         (Naming::Request, Protocol::Opaque) => {
             Err(Refused::new(Stage::Detect, Fault::Client, "detect.unknown_protocol", "bytes that name no service"))
@@ -157,8 +159,8 @@ where
             let start =
                 Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, places };
             let ended = match protocol {
-                Protocol::Http2 => http::serve_http2(start, stream).await,
-                Protocol::Http1 | Protocol::Opaque => http::serve_http1(start, stream).await,
+                Protocol::Http2 => Box::pin(http::serve_http2(start, stream)).await,
+                Protocol::Http1 | Protocol::Opaque => Box::pin(http::serve_http1(start, stream)).await,
             };
             outcome(ended).map(|outcome| record.outcome = outcome)
         }

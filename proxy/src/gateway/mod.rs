@@ -249,7 +249,7 @@ impl Gateway {
     async fn found(&self, admitted: &Admitted<Target>) -> Result<Arc<Service>, Refused> {
         let service = self.directory.find(admitted)?;
         if service.known().is_none() {
-            service.endpoints(self.route.discovery_timeout).await?;
+            Box::pin(service.endpoints(self.route.discovery_timeout)).await?;
         }
         Ok(service)
     }

@@ -23,7 +23,7 @@ use super::exchange::Exchange;
 use super::intake::{Failure as Failed, Intake, Least, Patience};
 use super::{headers, identify, stalled};
 use crate::balance::{Failure, Guard};
-use crate::connect::Streamed;
+use crate::connect::{BodyError, Streamed};
 use crate::gateway::paced::Pacer;
 use crate::gateway::refuse;
 
@@ -77,9 +77,9 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         stalled::waits();
         ready!(self.pacer.poll_ready(cx));
         let polled = match &mut self.source {
@@ -103,7 +103,7 @@ impl http_body::Body for Body {
                     if let Some(data) = frame.data_ref() {
                         exchange.sent(data.len() as u64);
                     } else if let Some(trailers) = frame.trailers_ref() {
-                        exchange.note_grpc_status(trailers.get("grpc-status"));
+                        exchange.note_grpc_status(trailers.get(headers::GRPC_STATUS));
                     }
                 }
                 // A body of known length is not polled again once its last byte is taken.
@@ -123,7 +123,7 @@ impl http_body::Body for Body {
                     if exchange.grpc {
                         // A client of gRPC reads why in trailers; a stream that is merely reset says less.
                         let trailers = refuse::broken_trailers();
-                        exchange.note_grpc_status(trailers.get("grpc-status"));
+                        exchange.note_grpc_status(trailers.get(headers::GRPC_STATUS));
                         self.source = Source::Ours(Full::default());
                         frame = Some(Ok(Frame::trailers(trailers)));
                     }
@@ -185,7 +185,7 @@ pub(super) struct Wary {
 
 /// Why a client's body ended before its end.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
+pub(crate) enum RequestBroken {
     /// The client broke off.
     #[error(transparent)]
     Broken(#[from] hyper::Error),
@@ -307,9 +307,9 @@ impl RequestBody {
 
 impl http_body::Body for RequestBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = RequestBroken;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBroken>>> {
         let Some(shared) = &self.0 else { return Poll::Ready(None) };
         if let Some(gate) = &shared.gate
             && gate.poll_open(cx).is_pending()
@@ -330,7 +330,7 @@ impl http_body::Body for RequestBody {
                     ready!(patience.borrow_mut().poll_over(cx));
                     shared.touched.set(true);
                     shared.intake.failure.set(Some(Failed::Slow));
-                    return Poll::Ready(Some(Err(BodyError::Slow)));
+                    return Poll::Ready(Some(Err(RequestBroken::Slow)));
                 }
             }
             Poll::Ready(None) => {
@@ -361,7 +361,7 @@ impl http_body::Body for RequestBody {
                 shared.intake.failure.set(Some(Failed::Broken));
             }
         }
-        polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::from)))
+        polled.map(|frame| frame.map(|frame| frame.map_err(RequestBroken::from)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -206,8 +206,9 @@ where
         .keep_alive_timeout(settings.keepalive_timeout);
     let session = start.session(Head::Http2(stream.head()));
     let served = Rc::clone(&session);
-    let connection =
-        builder.serve_connection(TokioIo::new(stream), service_fn(move |request| answer(Rc::clone(&served), request)));
+    // Boxed: hyper and the runtime move a stream's future several times before its first poll, and each move is a copy.
+    let service = service_fn(move |request| Box::pin(answer(Rc::clone(&served), request)));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     // GOAWAY in two steps loses nothing, whenever it is said.
     let retirement = Retirement::new(Duration::ZERO);

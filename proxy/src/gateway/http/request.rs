@@ -64,7 +64,8 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Resul
         exchange.request().status = Some(response.status().as_u16());
         return Ok(response.map(|body| Body::ours(body).recording(exchange)));
     }
-    let asked = Ask::read(&mut parts, &session.naming, session.gateway.route.default_port);
+    let default_port = session.gateway.route.default_port;
+    let asked = Ask::read(&mut parts, &session.naming, &session.last_name, default_port);
     // The client's own words for a stream that was reset; one whose request was only carried over HTTP/2 has none.
     let native = asked.as_ref().is_ok_and(|ask| ask.version == http::Version::HTTP_2);
     let answered = match asked {
@@ -86,7 +87,7 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Resul
     match answered {
         Ok(mut response) => {
             exchange.request().status = Some(response.status().as_u16());
-            exchange.note_grpc_status(response.headers().get("grpc-status"));
+            exchange.note_grpc_status(response.headers().get(headers::GRPC_STATUS));
             if let Some(fields) = exchange.standing().and_then(|standing| rate_fields(&standing)) {
                 response.headers_mut().extend(fields);
             }
@@ -160,7 +161,8 @@ async fn proceed(
     session.identify(&ask.target, &mut parts.headers);
     exchange.trace(&mut parts.headers);
     if let Some(held) = leaving {
-        return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
+        // Boxed, as are all waits that most requests never see: a request's future is as large as its largest branch.
+        return Box::pin(upgrade::proceed(session, (ask, routed, held), parts, body, exchange)).await;
     }
 
     let plan = Plan::new(routed.profile(), &parts.method, parts.uri.path());
@@ -270,7 +272,7 @@ fn retried(gateway: &Gateway, exchange: &mut Exchange) {
 /// Whether a response says that its endpoint is unwell: a 5xx, or the gRPC statuses that mean the same (INTERNAL,
 /// UNAVAILABLE, DATA_LOSS) in a response without a body.
 fn is_failure<B>(response: &Response<B>) -> bool {
-    let grpc = response.headers().get("grpc-status").map(HeaderValue::as_bytes);
+    let grpc = response.headers().get(headers::GRPC_STATUS).map(HeaderValue::as_bytes);
     response.status().is_server_error() || matches!(grpc, Some(b"13" | b"14" | b"15"))
 }
 

@@ -11,10 +11,12 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::Instant;
 
+use super::ask::LastName;
 use super::guarded::Framing;
 use super::identify::{Caller, Known, Pen};
 use super::{Head, Start};
 use crate::addr::Target;
+use crate::authorise::{self, Client};
 use crate::detect::Naming;
 use crate::gateway::Gateway;
 use crate::gateway::connection::Places;
@@ -28,6 +30,10 @@ pub(crate) struct HttpSession {
     pub(crate) gateway: Rc<Gateway>,
     pub(crate) peer: Arc<Peer>,
     pub(crate) client: Identity,
+    /// The client as the policy knows it.
+    pub(crate) asks: authorise::Caller,
+    /// The name that was read last.
+    pub(super) last_name: LastName,
     pub(crate) naming: Naming,
     pub(crate) trust: Trust,
     head: Head,
@@ -58,10 +64,13 @@ impl HttpSession {
     pub(super) fn new(start: Start, head: Head) -> Self {
         let now = Instant::now();
         let Start { gateway, peer, client, naming, trust, places } = start;
+        let asks = authorise::Caller::new(Client { identity: client.clone(), network: peer.addr.ip() });
         Self {
             gateway,
             peer,
             client,
+            asks,
+            last_name: LastName::default(),
             naming,
             trust,
             head,
