@@ -7,6 +7,7 @@
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
 mod assertions;
+mod discovery;
 mod kept;
 mod kubernetes;
 mod linkerd;
@@ -40,16 +41,14 @@ use crate::gateway::watchers::Watchers;
 use crate::gateway::{Shared, worker};
 use crate::live::Live;
 use crate::record::{Event, Observer};
-use crate::route::{Claim, Directory};
-use crate::sources::dns::Dns;
+use crate::route::Directory;
+use crate::sources;
 use crate::sources::files::{self, credentials::CredentialFiles};
-use crate::sources::fixed::Fixed;
 use crate::sources::policy::PolicyFiles;
-use crate::sources::{self, Report, Source};
 use crate::telemetry::Fan;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
-use crate::telemetry::metrics::{Kind, Metrics, Reading};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::recent::Recent;
 use crate::telemetry::shard::Front;
 use crate::telemetry::watch::{AUTHORISE_RELOAD, Certificates, ReloadNames, Reloads, Root, TLS_RELOAD};
@@ -212,8 +211,8 @@ impl App {
 
         let control = Handle::current();
         let found = kubernetes::start(config, &directory, &health, balance.zone, &metrics)?;
-        let sources = start_sources(config, &directory, &shared.credentials, found)?;
-        show_sources(&metrics, &sources);
+        let sources = discovery::start(config, &directory, &shared.credentials, found)?;
+        discovery::show(&metrics, &sources);
         let (demands, asked) = (Arc::new(tokio::sync::Mutex::new(demands)), Arc::clone(&directory));
         let learners = sources.clone();
         kept::task(&control, "sources", move || {
@@ -407,61 +406,6 @@ fn start_workers(
 
 /// Log lines of one refusal code per second and worker.
 const LINES_PER_CODE: u32 = 5;
-
-/// The sources of services, in the order in which they are asked.
-fn start_sources(
-    config: &Config,
-    directory: &Arc<Directory>,
-    credentials: &Arc<Live<Credentials>>,
-    kubernetes: Option<Arc<dyn Source>>,
-) -> anyhow::Result<Vec<Arc<dyn Source>>> {
-    let fixed = Fixed::new(Claim(0), config.services());
-    fixed.publish(directory);
-    let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(fixed)];
-    sources.extend(linkerd::start(config, credentials, Claim(1))?);
-    sources.extend(kubernetes);
-    if let Some(settings) = config.dns() {
-        sources.push(Arc::new(Dns::new(Claim(3), settings, Handle::current()).context("DNS (sources.dns)")?));
-    }
-    Ok(sources)
-}
-
-/// How old what the sources say is.
-fn show_sources(metrics: &Metrics, sources: &[Arc<dyn Source>]) {
-    let each = |sources: &[Arc<dyn Source>], read: fn(&Report) -> Option<f64>| {
-        let sources = sources.to_vec();
-        move || {
-            let rows = sources.iter().map(|source| source.report());
-            let read = |report: Report| {
-                Some(Reading { labels: vec![("source", report.name.to_owned())], value: read(&report)? })
-            };
-            rows.filter_map(read).collect()
-        }
-    };
-    let age = |report: &Report| report.age.map(|age| age.as_secs_f64());
-    metrics.read(
-        "isthmus_sources_age_seconds",
-        "Since a source last heard from what it watches",
-        Kind::Gauge,
-        each(sources, age),
-    );
-    #[expect(clippy::cast_precision_loss, reason = "a count of failures is shown, not calculated with")]
-    let failures = |report: &Report| Some(report.failures as f64);
-    metrics.read(
-        "isthmus_sources_failures",
-        "Questions of a source that got no answer",
-        Kind::Counter,
-        each(sources, failures),
-    );
-    #[expect(clippy::cast_precision_loss, reason = "as above")]
-    let services = |report: &Report| Some(report.services as f64);
-    metrics.read(
-        "isthmus_sources_services",
-        "Services that a source keeps current",
-        Kind::Gauge,
-        each(sources, services),
-    );
-}
 
 /// What the admin server reads.
 fn admin_sources(
