@@ -23,6 +23,7 @@ use crate::{PATIENCE, soon};
 pub struct Setup {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     services: Vec<String>,
+    dns: String,
     bundle: String,
     gateway: Pair,
     workers: usize,
@@ -41,6 +42,7 @@ impl Setup {
         let setup = Self {
             sections: BTreeMap::new(),
             services: Vec::new(),
+            dns: "{ enabled: false }".to_owned(),
             bundle: pki.anchor.cert_pem(),
             gateway: pki.gateway.clone(),
             workers: 1,
@@ -85,6 +87,12 @@ impl Setup {
         self
     }
 
+    /// Cluster DNS by a server that never answers: what is not in the table stays under discovery.
+    pub fn silent_dns(mut self, server: SocketAddr) -> Self {
+        self.dns = format!("{{ enabled: true, servers: ['{server}'], timeout: 60s }}");
+        self
+    }
+
     /// More than one worker.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
@@ -112,7 +120,7 @@ impl Setup {
                 let _ = writeln!(text, "  {key}: {value}");
             }
         }
-        text.push_str("sources:\n  dns: { enabled: false }\n  services:\n");
+        let _ = writeln!(text, "sources:\n  dns: {}\n  services:", self.dns);
         for row in &self.services {
             let _ = writeln!(text, "    - {row}");
         }

@@ -39,7 +39,7 @@ pub(super) struct Shard {
     pub(super) connects: Series<Box<str>, AtomicU64>,
     pub(super) distrusted: Series<Box<str>, AtomicU64>,
     pub(super) refusals: Series<(Stage, Fault, &'static str), AtomicU64>,
-    pub(super) decisions: Series<(Arc<str>, &'static str), AtomicU64>,
+    pub(super) decisions: Series<Decided, AtomicU64>,
     pub(super) requests: Series<RequestKey, AtomicU64>,
     pub(super) ended: Series<ConnectionKey, AtomicU64>,
     pub(super) traffic: Series<TrafficKey, Traffic>,
@@ -47,6 +47,14 @@ pub(super) struct Shard {
 
 /// Counts with labels.
 pub(super) type Series<K, V> = Mutex<HashMap<K, Arc<V>>>;
+
+/// What a rule decided about requests, or about connections.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Decided {
+    pub(super) rule: Arc<str>,
+    pub(super) decision: &'static str,
+    pub(super) request: bool,
+}
 
 /// A request's labels.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -111,7 +119,7 @@ pub struct Front {
     connects: Cache<Box<str>, AtomicU64>,
     distrusted: Cache<Box<str>, AtomicU64>,
     refusals: Cache<(Stage, Fault, &'static str), AtomicU64>,
-    decisions: Cache<(Arc<str>, &'static str), AtomicU64>,
+    decisions: Cache<Decided, AtomicU64>,
     requests: Cache<RequestKey, AtomicU64>,
     ended: Cache<ConnectionKey, AtomicU64>,
     traffic: Cache<TrafficKey, Traffic>,
@@ -146,8 +154,8 @@ impl Front {
             Outcome::Refused { stage: Stage::Authorise, .. } => "refused",
             _ => "admitted",
         };
-        let key = (Arc::clone(rule), decision);
-        let coarse = || (Arc::from("other"), decision);
+        let key = Decided { rule: Arc::clone(rule), decision, request: record.request.is_some() };
+        let coarse = || Decided { rule: Arc::from("other"), ..key };
         self.decisions.at(&self.shard.decisions, &key, || key.clone(), coarse, self.numbers.max_series, add_one);
     }
 
