@@ -144,7 +144,7 @@ fn services_that_contradict_themselves_are_named() {
             &format!("{tls}, transport_header: {{ port: 0 }}"),
             "services[0].transport_header.port: a port is a number from 1",
         ),
-        (&format!("{tls}, transport_header: {{ name: web }}"), "missing field"),
+        (&format!("{tls}, transport_header: {{ name: web }}"), "services[0].transport_header.port: is missing"),
         ("orig_proto: true, protocol: http1", "services[0].orig_proto: goes with `protocol: as_client` only"),
         ("authority: 'a b:80'", "`a b:80` is no authority"),
         ("authority: 'web.ns:0'", "`web.ns:0` is no authority"),
