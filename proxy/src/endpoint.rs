@@ -93,6 +93,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// The zone it runs in, where known.
     pub zone: Option<Arc<str>>,
+    /// Whether the source says that it runs in the gateway's own zone, whatever that is called.
+    pub near: bool,
 }
 
 impl Endpoint {
@@ -108,6 +110,7 @@ impl Endpoint {
             http2: None,
             weight: 1,
             zone: None,
+            near: false,
         }
     }
 }

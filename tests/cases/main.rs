@@ -13,6 +13,8 @@ mod demo;
 mod detect;
 mod drain;
 mod http;
+#[path = "../linkerd/control.rs"]
+mod linkerd_control;
 mod mesh;
 mod probe;
 mod relay;

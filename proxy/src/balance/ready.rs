@@ -146,9 +146,11 @@ impl Ready {
 
     fn choose_zone(&mut self, list: &[Rc<Node>], settings: &Settings) {
         self.chosen.clear();
-        if let Some(zone) = settings.zone.as_deref() {
-            let total = list.iter().filter(|node| node.weight() > 0 && node.is_in(zone)).count();
-            self.chosen.extend(self.all.iter().copied().filter(|&index| list[index].is_in(zone)));
+        let zone = settings.zone.as_deref();
+        let near = |node: &Rc<Node>| node.is_near() || zone.is_some_and(|zone| node.is_in(zone));
+        let total = list.iter().filter(|node| node.weight() > 0 && near(node)).count();
+        if total > 0 {
+            self.chosen.extend(self.all.iter().copied().filter(|&index| near(&list[index])));
             let ready = self.chosen.len();
             let enough = ready >= settings.zone_min_endpoints.max(1)
                 && ready as f64 >= total as f64 * settings.zone_min_ready.clamp(0.0, 1.0);

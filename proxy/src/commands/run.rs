@@ -2,7 +2,7 @@
 //!
 //! Exit code 0 when nothing was cut, 1 when it could not start or something was cut, 64 when the configuration is wrong.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,6 +37,18 @@ pub struct Args {
     /// Log this instead of telemetry.log
     #[arg(long, env = "ISTHMUS_LOG", value_name = "FILTER")]
     log: Option<String>,
+    /// This pod's namespace, instead of sources.linkerd.namespace
+    #[arg(long, env = "ISTHMUS_POD_NAMESPACE", value_name = "NAME")]
+    pod_namespace: Option<String>,
+    /// This pod's name, instead of sources.linkerd.pod
+    #[arg(long, env = "ISTHMUS_POD_NAME", value_name = "NAME")]
+    pod_name: Option<String>,
+    /// This pod's addresses, instead of sources.linkerd.own_addresses
+    #[arg(long, env = "ISTHMUS_POD_IPS", value_name = "ADDRS", value_delimiter = ',')]
+    pod_ips: Vec<IpAddr>,
+    /// The node's name, instead of sources.linkerd.node
+    #[arg(long, env = "ISTHMUS_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
 }
 
 /// Runs until a signal.
@@ -116,6 +128,19 @@ fn configured(args: &Args) -> anyhow::Result<Config> {
     file.admin.listen = args.admin_listen.unwrap_or(file.admin.listen);
     if let Some(log) = &args.log {
         file.telemetry.log.clone_from(log);
+    }
+    let linkerd = &mut file.sources.linkerd;
+    for (key, given) in [
+        (&mut linkerd.namespace, &args.pod_namespace),
+        (&mut linkerd.pod, &args.pod_name),
+        (&mut linkerd.node, &args.node_name),
+    ] {
+        if given.is_some() {
+            key.clone_from(given);
+        }
+    }
+    if !args.pod_ips.is_empty() {
+        linkerd.own_addresses.clone_from(&args.pod_ips);
     }
     Ok(config)
 }

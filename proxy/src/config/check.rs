@@ -28,6 +28,26 @@ impl Config {
         if !(0.0..=1.0).contains(&file.telemetry.access_log_sample) {
             return wrong("telemetry.access_log_sample", "a share is a number from 0.0 to 1.0");
         }
+        let traces = &file.telemetry.traces;
+        if !(0.0..=1.0).contains(&traces.sample) {
+            return wrong("telemetry.traces.sample", "a share is a number from 0.0 to 1.0");
+        }
+        if let Some(endpoint) = &traces.endpoint {
+            if !cfg!(feature = "otlp") {
+                return wrong(
+                    "telemetry.traces.endpoint",
+                    "this build sends no spans; build it with `--features otlp`",
+                );
+            }
+            let uri = endpoint.parse::<http::Uri>().ok();
+            if !uri
+                .is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()))
+            {
+                let message =
+                    format!("`{endpoint}` is no collector; write `http://host:4317`, OTLP over gRPC in plaintext");
+                return wrong("telemetry.traces.endpoint", &message);
+            }
+        }
         if !(0.0..=1.0).contains(&file.balance.max_ejected) {
             return wrong("balance.max_ejected", "a share is a number from 0.0 to 1.0");
         }
@@ -62,6 +82,7 @@ impl Config {
             }
         }
         self.check_identify()?;
+        self.check_linkerd()?;
         self.check_services()
     }
 }

@@ -4,14 +4,16 @@
 //! **Refuses** unknown keys and values that do not read, with line and column. The first word of a key is the room it sets.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{Authority, ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, IdentityText, Size, Time};
+use super::scalar::{
+    Authority, ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, HostPortText, IdentityText, Size, Time,
+};
 use crate::authorise;
 
 const fn millis(millis: u64) -> Time {
@@ -193,10 +195,12 @@ section! {
 }
 
 section! {
-    /// Where services are found. The table is asked first, then DNS.
+    /// Where services are found. The table is asked first, then the control plane where there is one, else DNS.
     Sources {
         /// Services by name and port.
         services: Vec<Service> = Vec::new(),
+        /// A Linkerd control plane.
+        linkerd: Linkerd = Linkerd::default(),
         /// Cluster DNS.
         dns: Dns = Dns::default(),
     }
@@ -318,6 +322,72 @@ pub struct Endpoint {
 
 const fn one() -> u32 {
     1
+}
+
+fn host_port(text: &str) -> HostPortText {
+    HostPortText(text.parse().expect("a valid host and port"))
+}
+
+fn dns_name(text: &str) -> DnsName {
+    DnsName(text.parse().expect("a valid name"))
+}
+
+section! {
+    /// A Linkerd control plane, or any other server of its destination API: services, their endpoints with who they are and
+    /// how they are meshed, ServiceProfiles (splits, timeouts, retries) and policies for opaque traffic. Where it is on,
+    /// it is asked for every name below `route.suffixes` that the table does not hold, and DNS is not.
+    Linkerd {
+        /// Asks it.
+        enabled: bool = false,
+        /// The destination service. SRV records of the name are looked for first, as its headless service has them.
+        destination: HostPortText = host_port("linkerd-dst-headless.linkerd.svc.cluster.local:8086"),
+        /// Who the destination service must be. `null` is plaintext, to loopback addresses only.
+        destination_identity: Option<DnsName> =
+            Some(dns_name("linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local")),
+        /// The policy service, which says where opaque connections may go. `null` asks nobody: they then go where
+        /// requests go.
+        policy: Option<HostPortText> = Some(host_port("linkerd-policy.linkerd.svc.cluster.local:8090")),
+        /// Who the policy service must be. `null` is plaintext, to loopback addresses only.
+        policy_identity: Option<DnsName> =
+            Some(dns_name("linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local")),
+        /// The namespace of this pod, told to the control plane. `ISTHMUS_POD_NAMESPACE` sets it.
+        namespace: Option<String> = None,
+        /// The node of this pod, by which the control plane tells which endpoints are in its zone. `ISTHMUS_NODE_NAME`
+        /// sets it.
+        node: Option<String> = None,
+        /// The name of this pod. `ISTHMUS_POD_NAME` sets it.
+        pod: Option<String> = None,
+        /// The addresses of this pod: endpoints there are refused, as they would lead to the gateway's own inner
+        /// ports. `ISTHMUS_POD_IPS` sets them.
+        own_addresses: Vec<IpAddr> = Vec::new(),
+        /// Whether what is found here counts as exported when `authorise.exported_only` is on. The API cannot say, and
+        /// it knows every service of the cluster: off, so that nothing is reachable because somebody forgot to forbid it.
+        /// Linkerd's own gateway is as if this were on.
+        exported: bool = false,
+        /// Takes endpoints at loopback addresses. For trying things out.
+        allow_local: bool = false,
+        /// Endpoints taken of one service. Kubernetes' own limit for a whole cluster's nodes.
+        max_endpoints: usize = 5000,
+        /// Services that may share the traffic of one (splits and policies), each of which is followed. What goes
+        /// beyond is refused. More than any rollout needs.
+        max_branches: usize = 32,
+        /// How long it is believed that there is no such service before it is asked again. As with DNS.
+        negative_ttl: Time = secs(30),
+        /// DNS, TCP and TLS to the control plane, each.
+        connect_timeout: Time = secs(1),
+        /// How long a connection to it may be silent before it is asked whether it lives; 0 is off.
+        keepalive_interval: Time = secs(10),
+        /// How long the answer to that may take.
+        keepalive_timeout: Time = secs(5),
+        /// How long a stream may take to its first message. As Linkerd's own proxies have it.
+        initial_timeout: Time = secs(3),
+        /// When a silent stream is opened anew; 0 is never. What is known stays known meanwhile. As above.
+        idle_timeout: Time = secs(300),
+        /// When any stream is opened anew, so that it finds new replicas; 0 is never. As above.
+        lifetime: Time = secs(3600),
+        /// The longest wait between two attempts at what fails. The first is 100 ms.
+        max_backoff: Time = secs(10),
+    }
 }
 
 section! {
@@ -466,6 +536,9 @@ section! {
         max_retries: u32 = 2,
         /// Retries as a share of requests.
         retry_budget: f64 = 0.2,
+        /// What is kept of a request's body where a service's profile lets it be sent again for its response; a request
+        /// with more is sent once. Linkerd's own limit. Held for each such request under way; 0 keeps nothing.
+        max_retry_body: Size = Size(64 * 1024),
     }
 }
 
@@ -595,6 +668,8 @@ section! {
         access_log_file: Option<PathBuf> = None,
         /// The share of records shown, 0.0 to 1.0. Refusals are always shown.
         access_log_sample: f64 = 1.0,
+        /// A span for each request, to an OpenTelemetry collector.
+        traces: Traces = Traces::default(),
         /// Services that metrics tell apart; further ones share the label `other`.
         max_services: usize = 1000,
         /// Clients that metrics tell apart; further ones share the label `other`.
@@ -604,6 +679,27 @@ section! {
         /// since a request costs nothing for it: the sums are made when somebody looks. Turn it off where nobody reads
         /// them, and a service costs some 25 series less in the store behind.
         linkerd_metrics: bool = true,
+    }
+}
+
+section! {
+    /// Spans of requests over OTLP/gRPC. Builds with the cargo feature `otlp` can send them; others refuse the key.
+    Traces {
+        /// The collector, such as `http://otel-collector.observability:4317`. Absent: no spans, and `traceparent` goes through
+        /// untouched. Plaintext: a collector beside the gateway or in its cluster.
+        endpoint: Option<String> = None,
+        /// The share of requests without a trace of their own that begin one, 0.0 to 1.0. One in a hundred shows what is slow
+        /// and costs next to nothing.
+        sample: f64 = 0.01,
+        /// Whether a request that belongs to a trace is recorded if, and only if, its sender records it. Without, `sample`
+        /// decides, so that clients cannot ask for more spans than you want to pay for.
+        follow_client: bool = true,
+        /// The name that spans are under.
+        service_name: String = "isthmus".to_owned(),
+        /// How long the collector may take for one batch of up to 512 spans; then they are lost and counted.
+        timeout: Time = secs(5),
+        /// Spans that may wait for the collector; further ones are lost and counted. About a kilobyte each.
+        queue: usize = 4096,
     }
 }
 

@@ -9,6 +9,7 @@
 mod check;
 pub mod file;
 mod identify;
+pub mod linkerd;
 pub mod reference;
 pub mod scalar;
 mod services;
@@ -31,6 +32,8 @@ use crate::sources::dns;
 use crate::sources::files::{self, credentials::CredentialFiles};
 use crate::sources::policy::{self, PolicyFiles, Text, Words, misread};
 use crate::telemetry::lines::Destination;
+#[cfg(feature = "otlp")]
+use crate::telemetry::traces;
 use crate::telemetry::{access_log, logs, metrics};
 use crate::{admin, balance, detect, gateway, relay, route, tls};
 
@@ -217,12 +220,12 @@ impl Config {
         Ok((config.policy(own.as_ref())?, Some(config)))
     }
 
-    /// Whether a service can be reached where only exported ones can, as far as this file tells: by its table, else by DNS.
+    /// Whether a service can be reached where only exported ones can, as far as this file tells: by its table, else by what finds it.
     pub fn exported(&self, target: &Target) -> bool {
         let table = &self.file.sources.services;
         match table.iter().find(|service| service.name.0 == target.name && service.port == target.port) {
             Some(service) => service.exported,
-            None => self.file.sources.dns.enabled && self.file.sources.dns.exported,
+            None => self.file.sources.found_exported(),
         }
     }
 
@@ -267,7 +270,7 @@ impl Config {
             discovery_timeout: route.discovery_timeout.0,
             max_demanded: route.max_services,
             idle_timeout: route.idle_timeout.0,
-            demanded_exported: self.file.sources.dns.enabled && self.file.sources.dns.exported,
+            demanded_exported: self.file.sources.found_exported(),
         }
     }
 
@@ -350,6 +353,7 @@ impl Config {
             keepalive_timeout: http.keepalive_timeout.0,
             max_retries: http.max_retries,
             retry_budget: http.retry_budget,
+            max_retry_body_bytes: http.max_retry_body.bytes(),
         }
     }
 
@@ -391,6 +395,25 @@ impl Config {
             sample: telemetry.access_log_sample,
             ..access_log::Settings::default()
         }
+    }
+
+    /// Which requests are recorded as spans, where any are.
+    pub fn trace(&self) -> Option<gateway::trace::Settings> {
+        let traces = &self.file.telemetry.traces;
+        let settings = gateway::trace::Settings { sample: traces.sample, follow_client: traces.follow_client };
+        traces.endpoint.is_some().then_some(settings)
+    }
+
+    /// Where spans go, where they go anywhere.
+    #[cfg(feature = "otlp")]
+    pub fn traces(&self) -> Option<traces::Settings> {
+        let traces = &self.file.telemetry.traces;
+        traces.endpoint.clone().map(|endpoint| traces::Settings {
+            endpoint,
+            service_name: traces.service_name.clone(),
+            timeout: traces.timeout.0,
+            queue: traces.queue,
+        })
     }
 
     /// The bounds of metrics.

@@ -15,7 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::addr::{Name, Suffix, Target};
+use crate::addr::{HostPort, Name, Suffix, Target};
 use crate::gateway::http::identify;
 use crate::identity::Identity;
 use crate::tls::{Fingerprint, inspect};
@@ -175,6 +175,10 @@ pub struct DnsSuffix(pub Suffix);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IdentityText(pub Identity);
 
+/// Where a server is: a host and a port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostPortText(pub HostPort);
+
 macro_rules! shown_by_its_inside {
     ($($type:ty),*) => {$(
         impl fmt::Display for $type {
@@ -185,7 +189,7 @@ macro_rules! shown_by_its_inside {
     )*};
 }
 
-shown_by_its_inside!(Authority, DnsName, DnsSuffix, IdentityText);
+shown_by_its_inside!(Authority, DnsName, DnsSuffix, HostPortText, IdentityText);
 
 text_scalar!(DnsName, "DnsName", "a DNS name such as web.prod.svc.cluster.local", r"^[A-Za-z0-9_.-]+$", |text| text
     .parse()
@@ -204,6 +208,13 @@ text_scalar!(
     "a DNS suffix such as svc.cluster.local, or `.` for every name",
     r"^[A-Za-z0-9_.-]+$",
     |text| text.parse().map(DnsSuffix).map_err(|error| format!("`{text}` is no DNS suffix: {error}"))
+);
+text_scalar!(
+    HostPortText,
+    "HostPort",
+    "a host and a port such as linkerd-dst-headless.linkerd.svc.cluster.local:8086",
+    r"^\S+:[0-9]+$",
+    |text| text.parse().map(HostPortText).map_err(|error| format!("`{text}` is no host and port: {error}"))
 );
 text_scalar!(
     IdentityText,

@@ -126,7 +126,9 @@ fn answer(refused: &Refused) -> Answer {
         "route.loop" => row(508, 10, "gateway loop detected", true),
         "route.ipv6_literal" => row(400, 3, "services are named, an IPv6 address names none", false),
         "route.no_authority" | "route.bad_authority" => row(400, 3, "the request names no service", false),
-        "route.discovery_timeout" => row(504, 4, "service discovery timed out", true),
+        // UNAVAILABLE, not DEADLINE_EXCEEDED: nothing was sent, and a client may well try again.
+        "route.discovery_timeout" => row(504, 14, "service discovery timed out", true),
+        "route.lookup_failed" => row(503, 14, "service discovery failed", true),
         "route.capacity" => row(503, 14, "too many services under discovery", true),
         "balance.failfast_wait" | "balance.no_endpoint" => row(504, 4, "logical service in fail-fast", true),
         code if code.starts_with("balance.") => row(503, 14, "service unavailable", true),
@@ -138,6 +140,7 @@ fn answer(refused: &Refused) -> Answer {
         "relay.request_malformed" => row(400, 3, "malformed request", false),
         "relay.upgrade_unsupported" => row(501, 12, "the service does not support this upgrade", false),
         "relay.opaque_service" => row(501, 12, "the service does not speak HTTP", false),
+        "relay.route_timeout" => row(504, 4, "route timed out", true),
         "relay.request_timeout" => row(504, 4, "request timed out", true),
         _ => match refused.fault {
             Fault::Client => row(400, 3, "malformed request", false),

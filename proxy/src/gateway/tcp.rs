@@ -54,7 +54,7 @@ where
     passed(record, Stage::Authorise);
     crate::route::loops(gateway.credentials.load().identity(), Some(client), false)?;
     let reached = async {
-        let routed = gateway.route(admission.target).await?;
+        let routed = gateway.route_connection(admission.target).await?;
         passed(record, Stage::Route);
         open(gateway, &routed).await
     };

@@ -169,9 +169,10 @@ impl Directory {
     }
 }
 
-/// Drops the missing service that has been unused for longest: names that lead nowhere must not keep out those that do.
+/// Drops the service that has been unused for longest among those that lead nowhere: they must not keep out those that do.
 fn make_room(map: &mut Map) -> bool {
-    let missing = map.iter().filter(|(_, service)| !service.tabled() && matches!(**service.state(), State::Missing));
-    let oldest = missing.min_by_key(|(_, service)| service.used()).map(|(target, _)| target.clone());
+    let nowhere = |service: &Service| matches!(**service.state(), State::Failing | State::Missing);
+    let vain = map.iter().filter(|(_, service)| !service.tabled() && nowhere(service));
+    let oldest = vain.min_by_key(|(_, service)| service.used()).map(|(target, _)| target.clone());
     oldest.is_some_and(|target| map.remove(&target).is_some())
 }

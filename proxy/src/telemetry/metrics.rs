@@ -158,6 +158,7 @@ impl Metrics {
             None => (String::new(), name(id, || None)),
         };
         let mut requests = Totals::default();
+        let mut routes = Totals::default();
         let mut ended = Totals::default();
         let mut bytes = Totals::default();
         let mut seconds = BTreeMap::<Labels, Sum>::new();
@@ -174,6 +175,14 @@ impl Metrics {
                     ("grpc_status", grpc_status(key.grpc_status)),
                 ];
                 requests.add(labels, count);
+            }
+            for (key, count) in shard.routes.lock().iter() {
+                let labels = vec![
+                    ("service", service(key.service)),
+                    ("route", key.route.to_string()),
+                    ("status", status(key.status)),
+                ];
+                routes.add(labels, count);
             }
             for (key, count) in shard.ended.lock().iter() {
                 let (namespace, account) = both(key.client);
@@ -199,6 +208,7 @@ impl Metrics {
         seconds.retain(|_, sum| sum.count() > 0);
         vec![
             requests.family("isthmus_relay_requests", "Requests ended, by service, client and status."),
+            routes.family("isthmus_route_requests", "Requests ended, by the rule of their service's profile."),
             ended.family("isthmus_relay_connections", "Connections ended, by protocol, service and client."),
             bytes.family("isthmus_relay_bytes", "Payload bytes from clients (received) and to clients (sent)."),
             Family {
@@ -273,6 +283,7 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
     let mut handshakes = Totals::default();
     let mut connects = Totals::default();
     let mut distrusted = Totals::default();
+    let mut skipped = Totals::default();
     let mut refusals = Totals::default();
     let mut decisions = Totals::default();
     for shard in shards {
@@ -281,6 +292,7 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
             (&mut handshakes, &shard.handshakes, "result"),
             (&mut connects, &shard.connects, "result"),
             (&mut distrusted, &shard.distrusted, "reason"),
+            (&mut skipped, &shard.retries_skipped, "reason"),
         ] {
             for (value, count) in series.lock().iter() {
                 totals.add(vec![(label, value.to_string())], count);
@@ -300,6 +312,8 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
         connects.family("isthmus_connect_attempts", "Connections to endpoints tried, by result."),
         distrusted
             .family("isthmus_tls_distrusted", "Live connections ended because their peer lost its trust, by reason."),
+        skipped
+            .family("isthmus_route_retries_skipped", "Failed requests that could have been sent again, and were not."),
         refusals.family("isthmus_refusals", "Connections and requests refused, by stage, code and fault."),
         decisions.family(
             "isthmus_authorise_decisions",

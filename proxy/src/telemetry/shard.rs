@@ -41,6 +41,8 @@ pub(super) struct Shard {
     pub(super) refusals: Series<(Stage, Fault, &'static str), AtomicU64>,
     pub(super) decisions: Series<Decided, AtomicU64>,
     pub(super) requests: Series<RequestKey, AtomicU64>,
+    pub(super) routes: Series<RouteKey, AtomicU64>,
+    pub(super) retries_skipped: Series<Box<str>, AtomicU64>,
     pub(super) ended: Series<ConnectionKey, AtomicU64>,
     pub(super) traffic: Series<TrafficKey, Traffic>,
 }
@@ -67,6 +69,15 @@ pub(super) struct RequestKey {
     pub(super) status: u16,
     /// As [`grpc_label`] makes it.
     pub(super) grpc_status: u8,
+}
+
+/// The labels of a request that falls under a rule of its service's profile.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct RouteKey {
+    pub(super) service: Id,
+    pub(super) route: Arc<str>,
+    /// As in [`RequestKey`].
+    pub(super) status: u16,
 }
 
 /// A connection's labels.
@@ -121,6 +132,8 @@ pub struct Front {
     refusals: Cache<(Stage, Fault, &'static str), AtomicU64>,
     decisions: Cache<Decided, AtomicU64>,
     requests: Cache<RequestKey, AtomicU64>,
+    routes: Cache<RouteKey, AtomicU64>,
+    retries_skipped: Cache<Box<str>, AtomicU64>,
     ended: Cache<ConnectionKey, AtomicU64>,
     traffic: Cache<TrafficKey, Traffic>,
 }
@@ -137,6 +150,8 @@ impl Front {
             refusals: Cache::default(),
             decisions: Cache::default(),
             requests: Cache::default(),
+            routes: Cache::default(),
+            retries_skipped: Cache::default(),
             ended: Cache::default(),
             traffic: Cache::default(),
         }
@@ -169,15 +184,18 @@ impl Front {
             client,
             cluster: self.cluster(record),
             protocol: record.protocol,
-            status: match status {
-                None => 0,
-                Some(status @ 100..=599) => status,
-                Some(_) => 1,
-            },
+            status: status_label(status),
             grpc_status: grpc_label(grpc),
         };
         let coarse = || RequestKey { service: OTHER, client: OTHER, ..key };
         self.requests.at(&self.shard.requests, &key, || key, coarse, self.numbers.max_series, add_one);
+    }
+
+    /// By the rule of the service's profile. Their names are the operator's own, so no peer can fill this.
+    fn count_route(&self, service: Id, route: &Arc<str>, status: Option<u16>) {
+        let key = RouteKey { service, route: Arc::clone(route), status: status_label(status) };
+        let coarse = || RouteKey { service: OTHER, route: Arc::from("other"), status: key.status };
+        self.routes.at(&self.shard.routes, &key, || key.clone(), coarse, self.numbers.max_series, add_one);
     }
 
     fn count_connection(&self, record: &Record, service: Id, client: Id) {
@@ -246,6 +264,7 @@ impl Observer for Front {
             }
             Event::Distrusted { reason, .. } => text(&self.distrusted, &shard.distrusted, reason),
             Event::Retried => add_one(&shard.retries),
+            Event::RetrySkipped { reason } => text(&self.retries_skipped, &shard.retries_skipped, reason),
             Event::Ejected => add_one(&shard.ejections),
             Event::Panicked => add_one(&shard.panics),
         }
@@ -267,6 +286,9 @@ impl Observer for Front {
         self.count_decision(record);
         if let Some(request) = &record.request {
             self.count_request(record, service, client, request.status, request.grpc_status);
+            if let Some(route) = &request.route {
+                self.count_route(service, route, request.status);
+            }
             self.count_traffic(record, service, client);
         } else {
             self.count_connection(record, service, client);
@@ -297,6 +319,15 @@ fn failed(record: &Record) -> bool {
 
 /// How many different texts (errno names, codes) one family may hold. They come from the program, not from peers.
 const MAX_TEXTS: usize = 64;
+
+/// 0 for none, 1 for what is no status.
+fn status_label(status: Option<u16>) -> u16 {
+    match status {
+        None => 0,
+        Some(status @ 100..=599) => status,
+        Some(_) => 1,
+    }
+}
 
 /// 0 for none, one more than the code for the 17 codes there are, 18 for others.
 pub(super) fn grpc_label(status: Option<u16>) -> u8 {

@@ -13,6 +13,7 @@ mod guarded;
 mod headers;
 pub mod identify;
 mod orig_proto;
+mod plan;
 mod request;
 mod retire;
 pub(super) mod session;
@@ -80,6 +81,8 @@ pub struct Settings {
     pub max_retries: u32,
     /// Retries as a share of requests, so that a failing service is not hit harder for failing.
     pub retry_budget: f64,
+    /// What is kept of a request's body, in bytes, where the service's profile lets it be sent again for its response.
+    pub max_retry_body_bytes: usize,
 }
 
 impl Default for Settings {
@@ -101,6 +104,7 @@ impl Default for Settings {
             keepalive_timeout: Duration::from_secs(3),
             max_retries: 2,
             retry_budget: 0.2,
+            max_retry_body_bytes: 64 * 1024,
         }
     }
 }

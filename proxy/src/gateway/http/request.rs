@@ -14,12 +14,14 @@ use futures_util::FutureExt;
 use http::header::{EXPECT, FORWARDED, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, Uri};
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::ask::Ask;
 use super::body::{Body, Gate, RequestBody};
 use super::exchange::Exchange;
+use super::plan::{Plan, Verdict};
 use super::session::HttpSession;
 use super::towards::{self, Towards};
 use super::{headers, orig_proto, upgrade};
@@ -27,10 +29,10 @@ use crate::balance::{Failure, Guard};
 use crate::connect::{Streamed, Version};
 use crate::detect::Naming;
 use crate::fault::Fault;
-use crate::gateway::Routed;
 use crate::gateway::admit::rate_fields;
 use crate::gateway::paced::Pacer;
 use crate::gateway::refuse::{self, Refused, Reset};
+use crate::gateway::{Gateway, Routed};
 use crate::record::{Event, Stage};
 use crate::wire::forwarded;
 
@@ -146,15 +148,21 @@ async fn proceed(
     // name our fields and have them taken off again.
     headers::strip_hop_by_hop(&mut parts.headers);
     session.identify(&ask.target, &mut parts.headers);
+    exchange.trace(&mut parts.headers);
     if let Some(held) = leaving {
         return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
     }
 
+    let plan = Plan::new(routed.profile(), &parts.method, parts.uri.path());
+    exchange.request().route = plan.name();
     let gate = expects_continue(&mut parts);
     let wary = (pacer, gateway.identify.assertion_header.clone());
     let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), wary);
+    if plan.may_retry() {
+        body.keep(gateway.http.max_retry_body_bytes);
+    }
     let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
-    let (response, guard, carried_on) = deliver(session, &ask, &routed, (head, body), gate, exchange).await?;
+    let (response, guard, carried_on) = deliver(session, &ask, (&routed, &plan), (head, body), gate, exchange).await?;
     Ok(towards::to_client(response, guard, &ask, carried_on))
 }
 
@@ -162,8 +170,8 @@ async fn proceed(
 async fn deliver(
     session: &Rc<HttpSession>,
     ask: &Ask,
-    routed: &Routed,
-    (mut head, body): (Head, RequestBody),
+    (routed, plan): (&Routed, &Plan),
+    (mut head, mut body): (Head, RequestBody),
     gate: Option<Arc<Gate>>,
     exchange: &mut Box<Exchange>,
 ) -> Result<(Response<Streamed<RequestBody>>, Guard, bool), Refused> {
@@ -171,21 +179,30 @@ async fn deliver(
     gateway.retries.request();
     let mut avoid = Vec::new();
     loop {
-        let pick = routed.pick(&avoid).await;
+        let pick = plan.within(routed.pick(&avoid)).await;
         exchange.passed(Stage::Balance);
-        let pick = pick?;
+        let pick = pick??;
         exchange.record.endpoint = Some(pick.endpoint.addr);
         let towards = Towards::new(ask, &pick.endpoint)?;
         let version = towards.version;
         let tried = exchange.request().retries;
         let may_retry = tried < gateway.http.max_retries;
         // HTTP/2 may hand a request back after it was sent (REFUSED_STREAM, GOAWAY): only then is a copy needed.
-        let copy = (may_retry && version == Version::Http2 && body.untouched()).then(|| head.headers.clone());
+        // Or where its response may be one that the service's profile lets it be sent again for.
+        let handed_back = version == Version::Http2 && body.untouched();
+        let copy = (may_retry && (handed_back || plan.may_retry())).then(|| head.headers.clone());
         let request = towards.request(&head.method, &head.uri, head.headers, ask, body.clone());
         let request = hold_back(request, gate.as_ref(), version);
-        let sent = gateway.send(&pick.endpoint, request, version).await;
+        let bodiless = request.body().is_end_stream();
+        let sent = plan.within(gateway.send(&pick.endpoint, request, version)).await;
         exchange.passed(Stage::Connect);
-        let error = match sent {
+        let sent = sent.inspect_err(|_| {
+            // With a body it may be the client that dawdled: that is no verdict on the endpoint.
+            if bodiless {
+                gateway.failed(&pick.guard, Failure::Timeout);
+            }
+        });
+        let error = match sent? {
             Ok(response) => {
                 if let Some(gate) = &gate {
                     gate.open();
@@ -195,6 +212,17 @@ async fn deliver(
                     gateway.failed(&pick.guard, Failure::Status5xx);
                 } else {
                     pick.guard.succeeded();
+                }
+                match (plan.after(&response, &body, may_retry), copy) {
+                    (Verdict::Again(again), Some(headers)) => {
+                        body = again;
+                        head.headers = headers;
+                        retried(gateway, exchange);
+                        avoid.push(pick.endpoint.addr);
+                        continue;
+                    }
+                    (Verdict::Skipped(reason), _) => gateway.observer.event(Event::RetrySkipped { reason }),
+                    (Verdict::Again(_) | Verdict::Done, _) => {}
                 }
                 let carried_on = towards.carries;
                 return Ok((response, pick.guard, carried_on));
@@ -219,10 +247,14 @@ async fn deliver(
             headers.remove(orig_proto::L5D_ORIG_PROTO); // the next endpoint may be one that speaks HTTP/1
         }
         head.headers = headers;
-        gateway.observer.event(Event::Retried);
-        exchange.request().retries = tried + 1;
+        retried(gateway, exchange);
         avoid.push(pick.endpoint.addr);
     }
+}
+
+fn retried(gateway: &Gateway, exchange: &mut Exchange) {
+    gateway.observer.event(Event::Retried);
+    exchange.request().retries += 1;
 }
 
 /// Whether a response says that its endpoint is unwell: a 5xx, or the gRPC statuses that mean the same (INTERNAL,
