@@ -416,7 +416,7 @@ async fn while_discovery_hangs_the_session_lives_and_each_request_gets_its_answe
     let answer = h2.get("web:8080", "/").await;
     assert_eq!((answer.status, answer.field("l5d-proxy-error")), (504, "service discovery timed out"));
     let call = h2_request("POST", "web:8080", "/").header("content-type", "application/grpc").body(empty()).unwrap();
-    assert_eq!(h2.ask(call).await.field("grpc-status"), "4");
+    assert_eq!(h2.ask(call).await.field("grpc-status"), "14");
     assert!(!h2.is_closed());
     let mut opaque = session(&world, OPAQUE, b"hello").await;
     assert_eq!(listen(&mut opaque).await.0, b"", "bytes have no words for it");
