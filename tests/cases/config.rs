@@ -171,6 +171,37 @@ fn what_is_wrong_is_said_where_it_stands() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// Rows of the table of services that cannot be meant as they are written.
+#[test]
+fn services_that_contradict_themselves_are_named() {
+    let tls = "tls: { identity: web.ns.example }";
+    for (keys, expected) in [
+        (
+            "tls: { identity: 'spiffe://a.example/web' }",
+            "services[0].tls: an identity that is a URI needs a server_name",
+        ),
+        ("transport_header: { port: 80 }", "services[0].transport_header: needs `tls`"),
+        (
+            &format!("{tls}, transport_header: {{ port: 0 }}"),
+            "services[0].transport_header.port: a port is a number from 1",
+        ),
+        (&format!("{tls}, transport_header: {{ name: web }}"), "services[0].transport_header.port: is missing"),
+        ("orig_proto: true, protocol: http1", "services[0].orig_proto: goes with `protocol: as_client` only"),
+        ("authority: 'a b:80'", "`a b:80` is no authority"),
+        ("authority: 'web.ns:0'", "`web.ns:0` is no authority"),
+        ("http2: { max_frame: 1KiB }", "services[0].http2.max_frame: a frame's limit is 16384 to 16777215 bytes"),
+        ("http2: { stream_window: 1KiB }", "services[0].http2.stream_window: a window is 16KiB"),
+        ("http2: { connection_window: 4GiB }", "services[0].http2.connection_window: a window is 16KiB"),
+        ("http2: { window: 1KiB }", "there is no such field"),
+    ] {
+        let text = format!(
+            "{TLS}sources:\n  services:\n    - {{ name: web.ns.svc.cluster.local, port: 80, endpoints: [], {keys} }}\n"
+        );
+        let error = Config::parse(Path::new("x.yaml"), &text).expect_err(keys).to_string();
+        assert!(error.starts_with("x.yaml:4:") && error.contains(expected), "{keys}: {error}");
+    }
+}
+
 #[test]
 fn the_reference_is_a_configuration() {
     let mut text = reference::reference();

@@ -445,6 +445,7 @@ impl Config {
         metrics::Settings {
             max_services: telemetry.max_services,
             max_clients: telemetry.max_clients,
+            linkerd: telemetry.linkerd_metrics,
             ..metrics::Settings::default()
         }
     }

@@ -8,6 +8,7 @@
 
 pub mod accept;
 mod admit;
+mod ahead;
 pub mod assertion;
 pub mod census;
 pub mod clusters;

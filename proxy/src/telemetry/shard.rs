@@ -40,7 +40,7 @@ pub(super) struct Shard {
     pub(super) connects: Series<Box<str>, AtomicU64>,
     pub(super) distrusted: Series<Box<str>, AtomicU64>,
     pub(super) refusals: Series<(Stage, Fault, &'static str), AtomicU64>,
-    pub(super) decisions: Series<(Arc<str>, &'static str), AtomicU64>,
+    pub(super) decisions: Series<Decided, AtomicU64>,
     pub(super) requests: Series<RequestKey, AtomicU64>,
     pub(super) routes: Series<RouteKey, AtomicU64>,
     pub(super) retries_skipped: Series<Box<str>, AtomicU64>,
@@ -50,6 +50,14 @@ pub(super) struct Shard {
 
 /// Counts with labels.
 pub(super) type Series<K, V> = Mutex<HashMap<K, Arc<V>>>;
+
+/// What a rule decided about requests, or about connections.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Decided {
+    pub(super) rule: Arc<str>,
+    pub(super) decision: &'static str,
+    pub(super) request: bool,
+}
 
 /// A request's labels.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -123,7 +131,7 @@ pub struct Front {
     connects: Cache<Box<str>, AtomicU64>,
     distrusted: Cache<Box<str>, AtomicU64>,
     refusals: Cache<(Stage, Fault, &'static str), AtomicU64>,
-    decisions: Cache<(Arc<str>, &'static str), AtomicU64>,
+    decisions: Cache<Decided, AtomicU64>,
     requests: Cache<RequestKey, AtomicU64>,
     routes: Cache<RouteKey, AtomicU64>,
     retries_skipped: Cache<Box<str>, AtomicU64>,
@@ -162,8 +170,8 @@ impl Front {
             Outcome::Refused { stage: Stage::Authorise, .. } => "refused",
             _ => "admitted",
         };
-        let key = (Arc::clone(rule), decision);
-        let coarse = || (Arc::from("other"), decision);
+        let key = Decided { rule: Arc::clone(rule), decision, request: record.request.is_some() };
+        let coarse = || Decided { rule: Arc::from("other"), ..key };
         self.decisions.at(&self.shard.decisions, &key, || key.clone(), coarse, self.numbers.max_series, add_one);
     }
 
