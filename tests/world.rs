@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus::app::{Addrs, App, Drained, Sockets};
+use isthmus::app::{Addrs, App, Drained, Sockets, credentials};
 use isthmus::config::Config;
 use isthmus::tls::{Credentials, File, Pem};
 use serde_json::Value;
@@ -67,6 +67,12 @@ impl Setup {
         self
     }
 
+    /// Takes a key out again.
+    pub fn unset(mut self, section: &str, key: &str) -> Self {
+        self.sections.entry(section.to_owned()).or_default().remove(key);
+        self
+    }
+
     /// A service `NAME.ns.svc.cluster.local` and its endpoints.
     pub fn service(self, name: &str, port: u16, protocol: &str, endpoints: &[SocketAddr]) -> Self {
         self.service_with(name, port, protocol, endpoints, "")
@@ -122,7 +128,20 @@ impl Setup {
         text
     }
 
-    /// Starts the gateway.
+    /// Starts the gateway as `isthmus run` does, with credentials and policy from where the configuration says.
+    pub async fn launch(self) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::parse(&folder.path().join("isthmus.yaml"), &self.yaml()).unwrap();
+        let (credentials, keeper) = credentials::prepare(&config).unwrap();
+        let sockets = Sockets::bind(&config).unwrap();
+        let mut app = App::start(&config, credentials, sockets, None).await.unwrap();
+        app.keep_credentials(keeper, &config).unwrap();
+        app.follow_policy(&config).unwrap();
+        let log = folder.path().join("access.log");
+        World { addrs: app.addrs, app: Some(app), config, log, folder }
+    }
+
+    /// Starts the gateway with credentials from memory.
     pub async fn start(self) -> World {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::parse(&folder.path().join("isthmus.yaml"), &self.yaml()).unwrap();
@@ -134,7 +153,8 @@ impl Setup {
         };
         let credentials = Credentials::from_pem(&pem, &config.credentials()).unwrap();
         let sockets = Sockets::bind(&config).unwrap();
-        let app = App::start(&config, credentials, sockets, None).await.unwrap();
+        let mut app = App::start(&config, credentials, sockets, None).await.unwrap();
+        app.follow_policy(&config).unwrap();
         let log = folder.path().join("access.log");
         World { addrs: app.addrs, app: Some(app), config, log, folder }
     }

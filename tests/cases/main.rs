@@ -15,6 +15,12 @@ mod drain;
 mod http;
 #[path = "../linkerd/control.rs"]
 mod linkerd_control;
+#[path = "../linkerd/identity.rs"]
+mod linkerd_identity;
+#[path = "../linkerd/policy.rs"]
+mod linkerd_policy;
+#[path = "../linkerd/spiffe.rs"]
+mod linkerd_spiffe;
 mod probe;
 mod relay;
 mod route;

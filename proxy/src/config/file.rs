@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, IdentityText, Size, Time};
+use super::scalar::{Address, ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, IdentityText, Size, Time};
 use crate::authorise;
 
 const fn millis(millis: u64) -> Time {
@@ -49,6 +49,8 @@ section! {
         accept: Accept = Accept::default(),
         /// The gateway's own certificate, whom it trusts, and the handshake.
         tls: Tls = Tls::default(),
+        /// Where the gateway's own certificate comes from.
+        identity: Identity = Identity::default(),
         /// Finding out what a session speaks and which service it names.
         detect: Detect = Detect::default(),
         /// Which client may reach which service.
@@ -163,6 +165,66 @@ section! {
     }
 }
 
+/// Where the gateway's own certificate comes from.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentitySource {
+    /// `tls.chain_file` and `tls.key_file`.
+    #[default]
+    Files,
+    /// Linkerd's identity controller.
+    Linkerd,
+    /// A SPIFFE Workload API, such as a SPIRE agent's.
+    Spiffe,
+}
+
+section! {
+    /// Where the gateway's own certificate comes from. Whom it trusts stands in `tls.bundle_file` and `tls.crl_files`
+    /// whatever the source; with `spiffe` the bundle of its own trust domain is trusted too, and `tls.bundle_file` may be absent.
+    Identity {
+        /// `files`, `linkerd` or `spiffe`. With the other two the gateway starts without a certificate, is not ready, and
+        /// closes every connection until it has one.
+        source: IdentitySource = IdentitySource::default(),
+        /// Who the gateway is to be. `linkerd`: the name of its service account,
+        /// `ACCOUNT.NAMESPACE.serviceaccount.identity.linkerd.TRUST-DOMAIN`. `spiffe`: the id of the SVID to take.
+        name: Option<IdentityText> = None,
+        /// Linkerd's identity controller.
+        linkerd: LinkerdIdentity = LinkerdIdentity::default(),
+        /// The SPIFFE Workload API.
+        spiffe: SpiffeIdentity = SpiffeIdentity::default(),
+    }
+}
+
+section! {
+    /// Linkerd's identity controller.
+    LinkerdIdentity {
+        /// Where it is: `linkerd-identity-headless.linkerd.svc.cluster.local:8080`.
+        address: Option<Address> = None,
+        /// Who it must be: `linkerd-identity.linkerd.serviceaccount.identity.linkerd.TRUST-DOMAIN`. Without it the controller
+        /// is spoken to in plaintext, which is accepted for loopback addresses only.
+        server: Option<IdentityText> = None,
+        /// The gateway's service-account token, with the audience `identity.l5d.io`. Read anew for each call.
+        token_file: PathBuf = PathBuf::from("/var/run/secrets/tokens/linkerd-identity-token"),
+        /// How long one call may take. The controller asks the API server about the token, which takes longer when that is busy.
+        timeout: Time = secs(10),
+        /// The certificate is renewed when 70 % of its life are over, but not sooner than this after the last one; failed
+        /// calls are repeated after at most this.
+        min_refresh: Time = secs(10),
+        /// And not later than this.
+        max_refresh: Time = secs(86_400),
+    }
+}
+
+section! {
+    /// The SPIFFE Workload API.
+    SpiffeIdentity {
+        /// Its socket: `unix:///run/spire/agent-sockets/spire-agent.sock`.
+        socket: String = String::new(),
+        /// How long connecting and the first answer may take.
+        timeout: Time = secs(10),
+    }
+}
+
 section! {
     /// Finding out what a session speaks and which service it names.
     Detect {
@@ -199,6 +261,32 @@ section! {
         services: Vec<Service> = Vec::new(),
         /// Cluster DNS.
         dns: Dns = Dns::default(),
+        /// Connections to the services of a control plane, for identity, policy and discovery alike.
+        control: ControlPlane = ControlPlane::default(),
+    }
+}
+
+section! {
+    /// Connections to the services of a control plane. Names are asked for by SRV first, then by address, at `sources.dns.servers`.
+    ControlPlane {
+        /// For TCP, and again for TLS. One second: the control plane is in the same cluster, and has other addresses.
+        connect_timeout: Time = secs(1),
+        /// How long a connection with open streams may be silent before it is asked whether it lives; 0 is off. Linkerd's
+        /// proxies in front of the control plane answer; a bare gRPC server in Go may want 5m.
+        keepalive_interval: Time = secs(10),
+        /// How long the answer to that may take.
+        keepalive_timeout: Time = secs(5),
+        /// The first wait after a failure. Waits double up to `backoff_max`, less up to a half by chance.
+        backoff_min: Time = millis(100),
+        /// The longest wait after failures: what a returned control plane is noticed within.
+        backoff_max: Time = secs(10),
+        /// How long a stream may take to its first message before it is given up for another. As in Linkerd's charts.
+        stream_initial_timeout: Time = secs(3),
+        /// How long a stream may be silent before it is opened anew, to be sure that it lives; 0 is for ever. What was
+        /// learned is kept meanwhile. As in Linkerd's charts.
+        stream_idle_timeout: Time = secs(300),
+        /// How old a stream may grow before it is opened anew, so that streams move to new replicas; 0 is for ever.
+        stream_lifetime: Time = secs(3600),
     }
 }
 

@@ -15,7 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::addr::{Name, Suffix};
+use crate::addr::{HostPort, Name, Suffix};
 use crate::gateway::http::identify;
 use crate::identity::Identity;
 use crate::tls::{Fingerprint, inspect};
@@ -163,6 +163,10 @@ text_scalar!(Size, "Size", "a size in bytes such as 16384, 64KiB or 1MiB", r"^[0
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct DnsName(pub Name);
 
+/// Where a server is: host and port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Address(pub HostPort);
+
 /// A DNS suffix; `.` is every name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DnsSuffix(pub Suffix);
@@ -181,8 +185,15 @@ macro_rules! shown_by_its_inside {
     )*};
 }
 
-shown_by_its_inside!(DnsName, DnsSuffix, IdentityText);
+shown_by_its_inside!(Address, DnsName, DnsSuffix, IdentityText);
 
+text_scalar!(
+    Address,
+    "Address",
+    "a host and a port such as linkerd-policy.linkerd.svc.cluster.local:8090 or 127.0.0.1:8090",
+    r"^\S+:[0-9]+$",
+    |text| text.parse().map(Address).map_err(|error| format!("`{text}` is no host and port: {error}"))
+);
 text_scalar!(DnsName, "DnsName", "a DNS name such as web.prod.svc.cluster.local", r"^[A-Za-z0-9_.-]+$", |text| text
     .parse()
     .map(DnsName)

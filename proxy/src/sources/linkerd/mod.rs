@@ -5,3 +5,6 @@
 //! what they claim; what was known before stays. (Linkerd wire document §5.1, §6, §7.)
 
 pub mod control;
+pub mod identity;
+pub mod policy;
+pub mod spiffe;
