@@ -13,6 +13,7 @@ mod demo;
 mod detect;
 mod drain;
 mod http;
+mod kubernetes;
 #[path = "../linkerd/control.rs"]
 mod linkerd_control;
 #[path = "../linkerd/identity.rs"]
@@ -21,6 +22,7 @@ mod linkerd_identity;
 mod linkerd_policy;
 #[path = "../linkerd/spiffe.rs"]
 mod linkerd_spiffe;
+mod mesh;
 mod probe;
 mod relay;
 mod route;

@@ -98,8 +98,9 @@ async fn scene(default: &str) -> Scene {
     let plane = Plane::tls().await;
     let web = upstream::http().await;
     let echo = upstream::echo_tcp().await;
-    let linkerd = format!(
-        "{{ address: '{}', server: {}, workload: '{WORKLOAD}', default: {default}, cluster_networks: [10.0.0.0/8] }}",
+    let linkerd = format!("{{ workload: '{WORKLOAD}', default: {default}, cluster_networks: [10.0.0.0/8] }}");
+    let source = format!(
+        "{{ policy: '{}', policy_identity: {}, max_backoff: 200ms }}",
         plane.addr,
         isthmus_tests::linkerd::CONTROL,
     );
@@ -107,7 +108,8 @@ async fn scene(default: &str) -> Scene {
         .service("web", 80, "as_client", &[web.addr])
         .service("bytes", 80, "opaque", &[echo])
         .set("authorise", "source", "linkerd")
-        .set("authorise", "linkerd", &linkerd);
+        .set("authorise", "linkerd", &linkerd)
+        .set("sources", "linkerd", &source);
     Scene { plane, world: setup.start().await }
 }
 

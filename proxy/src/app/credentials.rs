@@ -17,20 +17,20 @@ pub struct Keeper(Kept);
 #[derive(Debug)]
 enum Kept {
     #[cfg(feature = "linkerd")]
-    Certify(super::linkerd::Certify),
+    Certify(super::control::Certify),
     Files(CredentialFiles, Option<[u8; 32]>),
     #[cfg(feature = "linkerd")]
-    Spiffe(super::linkerd::Spiffe),
+    Spiffe(super::control::Spiffe),
 }
 
 /// The credentials to start with.
 pub fn prepare(config: &Config) -> Result<(Credentials, Keeper), files::Wrong> {
     #[cfg(feature = "linkerd")]
-    if let Some((credentials, certify)) = super::linkerd::Certify::prepare(config)? {
+    if let Some((credentials, certify)) = super::control::Certify::prepare(config)? {
         return Ok((credentials, Keeper(Kept::Certify(certify))));
     }
     #[cfg(feature = "linkerd")]
-    if let Some((credentials, spiffe)) = super::linkerd::Spiffe::prepare(config)? {
+    if let Some((credentials, spiffe)) = super::control::Spiffe::prepare(config)? {
         return Ok((credentials, Keeper(Kept::Spiffe(spiffe))));
     }
     let files = config.credential_files();

@@ -25,17 +25,14 @@ pub enum Origin {
     Rules,
 }
 
-/// Linkerd's policy controller, where `source` is `linkerd`.
+/// The word of Linkerd's policy controller, where `source` is `linkerd`. Where the controller is stands in
+/// `sources.linkerd.policy`, whether or not services are found there.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LinkerdSettings {
-    /// Where it is: `linkerd-policy.linkerd.svc.cluster.local:8090`.
-    pub address: Option<String>,
-    /// Who it must be: `linkerd-destination.linkerd.serviceaccount.identity.linkerd.TRUST-DOMAIN`. Without it the controller is
-    /// spoken to in plaintext, which is accepted for loopback addresses only.
-    pub server: Option<String>,
-    /// Whose policy to ask for, word for word as the controller wants it: `{"ns":"NAMESPACE","pod":"POD"}`.
-    pub workload: String,
+    /// Whose policy to ask for, word for word as the controller wants it: `{"ns":"NAMESPACE","pod":"POD"}`. Absent: that of
+    /// `sources.linkerd.namespace` and `sources.linkerd.pod`.
+    pub workload: Option<String>,
     /// The port whose policy it is: the one that Servers select, whatever the gateway listens on.
     pub port: u16,
     /// What counts until the controller has answered for the first time. `deny`, since a gateway that lets everybody in
@@ -48,14 +45,7 @@ pub struct LinkerdSettings {
 
 impl Default for LinkerdSettings {
     fn default() -> Self {
-        Self {
-            address: None,
-            server: None,
-            workload: String::new(),
-            port: 4143,
-            default: DefaultPolicy::Deny,
-            cluster_networks: Vec::new(),
-        }
+        Self { workload: None, port: 4143, default: DefaultPolicy::Deny, cluster_networks: Vec::new() }
     }
 }
 

@@ -25,7 +25,8 @@ pub struct Settings {
     /// Where the policy comes from: `rules`, which is this section and its files, or `linkerd`, its policy controller. With
     /// `linkerd`, `mode`, `exported_only`, `limits*` and `observe` count as they stand here, and `default` and `rules` do not.
     pub source: Origin,
-    /// Linkerd's policy controller, where `source` is `linkerd`.
+    /// The word of Linkerd's policy controller, where `source` is `linkerd`. Where the controller is stands in
+    /// `sources.linkerd.policy`.
     pub linkerd: LinkerdSettings,
     /// `enforce`: refuse what the policy refuses. `audit`: let everything through, and record what would be refused.
     pub mode: Mode,

@@ -1,11 +1,10 @@
 //! The control plane's keys, made into settings of its sources; and what is wrong with them across keys.
 
-use std::time::Duration;
-
+use super::Config;
 use super::file::IdentitySource;
-use super::{Config, on};
 use crate::addr::HostPort;
 use crate::authorise::Origin;
+#[cfg(feature = "linkerd")]
 use crate::backoff::Backoff;
 use crate::endpoint::UpstreamTls;
 use crate::identity::Identity;
@@ -42,27 +41,14 @@ impl Config {
         }
     }
 
-    /// After failures.
-    pub fn control_backoff(&self) -> Backoff {
-        let control = &self.file.sources.control;
-        Backoff { min: control.backoff_min.0, max: control.backoff_max.0, jitter: 0.5 }
+    /// Whose policy is asked for, in the controller's words; empty where nobody said.
+    pub fn workload(&self) -> String {
+        let own = || self.file.sources.linkerd.context(&["ns", "pod"]);
+        self.file.authorise.linkerd.workload.clone().unwrap_or_else(own)
     }
 
     pub(super) fn check_control(&self) -> Result<(), Wrong> {
         let file = &self.file;
-        let control = &file.sources.control;
-        for (key, time) in [
-            ("connect_timeout", control.connect_timeout),
-            ("backoff_min", control.backoff_min),
-            ("stream_initial_timeout", control.stream_initial_timeout),
-        ] {
-            if time.0.is_zero() {
-                return Err((format!("sources.control.{key}"), "0 would leave no time for it".to_owned()));
-            }
-        }
-        if control.backoff_max < control.backoff_min {
-            return Err(("sources.control.backoff_max".to_owned(), "shorter than backoff_min".to_owned()));
-        }
         let linkerd = file.identity.source != IdentitySource::Files || file.authorise.source == Origin::Linkerd;
         if linkerd && cfg!(not(feature = "linkerd")) {
             let key =
@@ -130,26 +116,21 @@ impl Config {
             }
         }
         let linkerd = &authorise.linkerd;
-        let Some(address) = &linkerd.address else {
+        let sources = &self.file.sources.linkerd;
+        let Some(address) = &sources.policy else {
+            let right = "linkerd-policy.linkerd.svc.cluster.local:8090";
+            let message = format!("missing; `authorise.source` asks the policy controller, such as {right}");
+            return Err(("sources.linkerd.policy".to_owned(), message));
+        };
+        let server = sources.policy_identity.as_ref().map(|name| Identity::Dns(name.0.clone()));
+        server_of(&address.0, server.as_ref())
+            .map_err(|message| ("sources.linkerd.policy_identity".to_owned(), message))?;
+        if self.workload().is_empty() {
+            let right = r#"{"ns":"linkerd-multicluster","pod":"linkerd-gateway-0"}"#;
             return wrong(
-                "linkerd.address",
-                "missing; where the policy controller is, such as linkerd-policy.linkerd.svc.cluster.local:8090"
-                    .to_owned(),
+                "linkerd.workload",
+                format!("missing; whose policy to ask for, such as '{right}' (or sources.linkerd.namespace and pod)"),
             );
-        };
-        let Ok(address) = address.parse::<HostPort>() else {
-            return wrong(
-                "linkerd.address",
-                format!("`{address}` is no host and port, such as linkerd-policy.linkerd.svc.cluster.local:8090"),
-            );
-        };
-        let server = match linkerd.server.as_deref().map(Identity::parse).transpose() {
-            Ok(server) => server,
-            Err(error) => return wrong("linkerd.server", error.to_string()),
-        };
-        server_of(&address, server.as_ref()).map_err(|message| ("authorise.linkerd.server".to_owned(), message))?;
-        if linkerd.workload.is_empty() {
-            return wrong("linkerd.workload", r#"missing; whose policy to ask for, such as '{"ns":"linkerd-multicluster","pod":"linkerd-gateway-0"}'"#.to_owned());
         }
         if linkerd.port == 0 {
             return wrong("linkerd.port", "a port is a number from 1 to 65535; the gateway's is 4143".to_owned());
@@ -186,26 +167,10 @@ fn server_of(address: &HostPort, server: Option<&Identity>) -> Result<Option<Ups
 
 #[cfg(feature = "linkerd")]
 impl Config {
-    /// How connections to the control plane are kept.
-    pub fn transport(&self) -> control::Transport {
-        let file = &self.file.sources.control;
-        control::Transport {
-            connect_timeout: file.connect_timeout.0,
-            keepalive_interval: on(file.keepalive_interval),
-            keepalive_timeout: file.keepalive_timeout.0,
-            backoff: self.control_backoff(),
-            streams: control::Guards {
-                initial_timeout: file.stream_initial_timeout.0,
-                idle_timeout: on(file.stream_idle_timeout),
-                lifetime: on(file.stream_lifetime),
-            },
-        }
-    }
-
     /// One service of the control plane: what it is called, where it is, and who it must be.
     pub fn control(&self, name: &'static str, at: HostPort, server: Option<&Identity>) -> control::Settings {
         let server = server_of(&at, server).unwrap_or_default();
-        control::Settings { name, at, server, transport: self.transport() }
+        control::Settings { name, at, server, transport: self.file.sources.linkerd.transport() }
     }
 
     /// The identity controller, where that is where the certificate comes from.
@@ -216,17 +181,16 @@ impl Config {
         else {
             return None;
         };
-        let backoff = self.control_backoff();
+        let control = self.control("identity", address.0.clone(), linkerd.server.as_ref().map(|server| &server.0));
         let settings = certify::Settings {
             name: name.0.clone(),
             token_file: self.path(&linkerd.token_file),
             timeout: linkerd.timeout.0,
             min_refresh: linkerd.min_refresh.0,
             max_refresh: linkerd.max_refresh.0,
-            backoff: Backoff { max: linkerd.min_refresh.0.max(Duration::from_millis(10)), ..backoff },
+            backoff: Backoff { max: linkerd.min_refresh.0, ..control.transport.backoff },
         };
-        let server = linkerd.server.as_ref().map(|server| &server.0);
-        Some((self.control("identity", address.0.clone(), server), settings))
+        Some((control, settings))
     }
 
     /// The Workload API, where that is where the certificate comes from, and the files beside it.
@@ -237,7 +201,7 @@ impl Config {
             socket: identity.spiffe.socket.clone(),
             name: name.0.clone(),
             timeout: identity.spiffe.timeout.0,
-            backoff: self.control_backoff(),
+            backoff: self.file.sources.linkerd.transport().backoff,
             credentials: self.credentials(),
         };
         let tls = &self.file.tls;
@@ -249,12 +213,12 @@ impl Config {
     /// The policy controller, where that is where the policy comes from.
     pub fn policy_control(&self) -> Option<(control::Settings, policy::Settings)> {
         let authorise = &self.file.authorise;
-        let linkerd = &authorise.linkerd;
-        let (Origin::Linkerd, Some(address)) = (authorise.source, &linkerd.address) else { return None };
-        let server = linkerd.server.as_deref().and_then(|server| Identity::parse(server).ok());
+        let sources = &self.file.sources.linkerd;
+        let (Origin::Linkerd, Some(address)) = (authorise.source, &sources.policy) else { return None };
+        let server = sources.policy_identity.as_ref().map(|name| Identity::Dns(name.0.clone()));
         let settings =
-            policy::Settings { workload: linkerd.workload.clone(), port: linkerd.port, words: authorise.clone() };
-        Some((self.control("policy", address.parse().ok()?, server.as_ref()), settings))
+            policy::Settings { workload: self.workload(), port: authorise.linkerd.port, words: authorise.clone() };
+        Some((self.control("policy", address.0.clone(), server.as_ref()), settings))
     }
 }
 
@@ -288,10 +252,11 @@ identity:
 
     const POLICY: &str = "\
 tls: { chain_file: a, key_file: b, bundle_file: c }
+sources:
+  linkerd: { policy: 127.0.0.1:8090, policy_identity: null }
 authorise:
   source: linkerd
   linkerd:
-    address: 127.0.0.1:8090
     workload: w
 ";
 
@@ -309,7 +274,7 @@ authorise:
         let (control, settings) = parsed(POLICY).expect("right").policy_control().expect("a policy controller");
         assert_eq!((control.server, settings.port), (None, 4143));
         let transport = control.transport;
-        assert_eq!(transport, control::Transport::default(), "the defaults are said once in each place");
+        assert_eq!(transport, control::Transport::default(), "the defaults of both are the same");
     }
 
     /// Each is one of the right ones with one thing changed: what is said, and where.
@@ -354,35 +319,27 @@ authorise:
             (SPIFFE, "unix:///run/agent.sock", "tcp://127.0.0.1:1", "x.yaml:5:", "the Workload API's socket"),
             (SPIFFE, "unix:///run/agent.sock", "unix:run", "x.yaml:5:", "the Workload API's socket"),
             (SPIFFE, "server_names: [gw.example]", "", "x.yaml:1:", "a SPIFFE id is no server name"),
-            (POLICY, "    address: 127.0.0.1:8090\n", "", "x.yaml:4:", "linkerd.address: missing"),
-            (POLICY, "127.0.0.1:8090", "10.0.0.1:8090", "x.yaml:4:", "only loopback"),
-            (POLICY, "127.0.0.1:8090", "nowhere", "x.yaml:5:", "is no host and port"),
-            (POLICY, "    workload: w\n", "", "x.yaml:4:", "whose policy"),
-            (POLICY, "workload: w", "workload: w\n    port: 0", "x.yaml:7:", "a port is"),
+            (POLICY, "127.0.0.1:8090", "10.0.0.1:8090", "x.yaml:3:", "only loopback"),
+            (POLICY, "127.0.0.1:8090", "nowhere", "x.yaml:3:", "nowhere"),
+            (POLICY, "policy: 127.0.0.1:8090", "policy: null", "x.yaml:3:", "missing"),
+            (POLICY, "    workload: w\n", "    port: 1\n", "x.yaml:6:", "whose policy"),
+            (POLICY, "workload: w", "workload: w\n    port: 0", "x.yaml:8:", "a port is"),
             (
                 POLICY,
                 "workload: w",
                 "workload: w\n    default: cluster-authenticated",
-                "x.yaml:4:",
+                "x.yaml:6:",
                 "cluster_networks: missing",
             ),
-            (POLICY, "workload: w", "workload: w\n    default: all-unauthenticated", "x.yaml:7:", "all-authenticated"),
-            (POLICY, "workload: w", "workload: w\n    cluster_networks: [ten]", "x.yaml:7:", "`ten` is no network"),
+            (POLICY, "workload: w", "workload: w\n    default: all-unauthenticated", "x.yaml:8:", "all-authenticated"),
+            (POLICY, "workload: w", "workload: w\n    cluster_networks: [ten]", "x.yaml:8:", "`ten` is no network"),
             (
                 POLICY,
                 "  source: linkerd\n",
                 "  source: linkerd\n  rules: [{ name: a, action: allow }]\n",
-                "x.yaml:4:",
+                "x.yaml:6:",
                 "contradict",
             ),
-            (
-                POLICY,
-                "tls:",
-                "sources: { control: { backoff_max: 1ms } }\ntls:",
-                "x.yaml:1:",
-                "shorter than backoff_min",
-            ),
-            (POLICY, "tls:", "sources: { control: { connect_timeout: 0 } }\ntls:", "x.yaml:1:", "no time"),
         ] {
             assert!(right.contains(from), "{from}");
             let said = parsed(&right.replacen(from, to, 1)).expect_err(to).to_lowercase();

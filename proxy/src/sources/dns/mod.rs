@@ -216,7 +216,7 @@ impl Inner {
 
 /// An endpoint as DNS can describe it.
 fn endpoint(addr: SocketAddr, weight: u32) -> Endpoint {
-    Endpoint { addr, speaks: Speaks::AsClient, tls: None, weight, zone: None }
+    Endpoint { weight, ..Endpoint::new(addr) }
 }
 
 /// The same endpoints in the same order, however they were answered.

@@ -5,6 +5,7 @@
 //! what they claim; what was known before stays. (Linkerd wire document §5.1, §6, §7.)
 
 pub mod control;
+pub mod destination;
 pub mod identity;
 pub mod policy;
 pub mod spiffe;
