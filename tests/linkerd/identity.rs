@@ -32,7 +32,7 @@ fn setup(plane: &Plane, folder: &Path) -> Setup {
             "identity",
             "linkerd",
             &format!(
-                "{{ address: '{}', server: {server}, token_file: {}, timeout: 1s, min_refresh: 200ms }}",
+                "{{ address: '{}', server: {server}, token_file: {}, timeout: 3s, min_refresh: 200ms }}",
                 plane.addr,
                 path("token")
             ),
@@ -81,7 +81,8 @@ async fn the_gateway_starts_without_a_certificate_and_serves_once_it_has_one() {
     assert_eq!(line["fault"], "ours");
     assert_eq!(world.state().await["identity"]["not_after"], serde_json::Value::Null);
 
-    call.send(issue(issuer(), &call.request, HOUR));
+    plane.certify.answer(|request| vec![Ok(issue(issuer(), request, HOUR))]);
+    drop(call);
     is_ready(&world).await;
     assert!(serves(&world).await);
     world.counted("control_identity_cert_refreshes_total", &[("result", "ok")], 1.0).await;
@@ -94,33 +95,24 @@ async fn answers_that_do_not_fit_are_not_taken() {
     let folder = tempfile::tempdir().unwrap();
     let plane = Plane::plaintext().await;
     let world = setup(&plane, folder.path()).launch().await;
-    let elsewhere = "other.isthmus.serviceaccount.identity.linkerd.cluster.local";
-    let other_name = |_: &CertifyRequest| answer_for(elsewhere);
-    let other_key = |_: &CertifyRequest| answer_for(GATEWAY);
-    let foreign = |request: &CertifyRequest| issue(&pki.foreign, request, HOUR);
-    let expired = |request: &CertifyRequest| expired(request);
-    let garbage = |_: &CertifyRequest| CertifyResponse { leaf_certificate: vec![1, 2, 3], ..Default::default() };
-    let no_leaf = |_: &CertifyRequest| CertifyResponse::default();
-    let wrong: [(&str, &dyn Fn(&CertifyRequest) -> CertifyResponse); 6] = [
-        ("does not belong", &other_name),
-        ("does not belong", &other_key),
-        ("no trusted root", &foreign),
-        ("expired", &expired),
-        ("not taken", &garbage),
-        ("not taken", &no_leaf),
+    type Answer = fn(&CertifyRequest) -> Result<CertifyResponse, Status>;
+    let wrong: [(&str, Answer); 7] = [
+        ("does not belong", |_| Ok(answer_for("other.isthmus.serviceaccount.identity.linkerd.cluster.local"))),
+        ("not taken", |_| Ok(CertifyResponse::default())),
+        ("does not belong", |_| Ok(answer_for(GATEWAY))),
+        ("no trusted root", |request| Ok(issue(&Pki::get().foreign, request, HOUR))),
+        ("expired", |request| Ok(expired(request))),
+        ("not taken", |_| Ok(CertifyResponse { leaf_certificate: vec![1, 2, 3], ..Default::default() })),
+        ("FailedPrecondition", |_| Err(Status::failed_precondition("the token is not ours"))),
     ];
     for (words, answer) in wrong {
-        let call = plane.certify.called().await;
-        call.send(answer(&call.request));
+        plane.certify.answer(move |request| vec![answer(request)]);
         waits_for(&world, words).await;
         assert!(!serves(&world).await, "{words}");
     }
-    plane.certify.called().await.fail(Status::failed_precondition("the token is not ours"));
-    waits_for(&world, "FailedPrecondition").await;
     // Silence, for longer than a call may take.
-    let silent = plane.certify.called().await;
+    plane.certify.answer(|_| Vec::new());
     waits_for(&world, "did not answer").await;
-    drop(silent);
     // And at the door.
     for (mode, words) in [(Mode::Reset, "Unavailable"), (Mode::Silent, "Unavailable"), (Mode::Deaf, "did not answer")] {
         plane.door.mode(mode);
@@ -178,7 +170,8 @@ async fn a_certificate_is_renewed_with_the_token_of_the_moment_and_kept_while_th
     second.fail(Status::unavailable("not now"));
     let third = plane.certify.called().await;
     assert_eq!(world.state().await["identity"]["not_after"], ends, "the old one is kept");
-    third.send(issue(issuer(), &third.request, HOUR));
+    plane.certify.answer(|request| vec![Ok(issue(issuer(), request, HOUR))]);
+    drop(third);
     world.counted("control_identity_cert_refreshes_total", &[("result", "ok")], 2.0).await;
     assert!(world.count("control_identity_cert_refreshes_total", &[("result", "error")]).await >= 1.0);
     assert!(serves(&world).await);
@@ -233,6 +226,7 @@ async fn roots_are_replaced_while_the_certificate_stays() {
     plane.door.cut();
     let call = plane.certify.called().await;
     assert_eq!(world.state().await["identity"]["roots"].as_array().unwrap().len(), 2, "nothing is cut off meanwhile");
-    call.send(issue(&pki.west_next, &call.request, HOUR));
+    plane.certify.answer(|request| vec![Ok(issue(&Pki::get().west_next, request, HOUR))]);
+    drop(call);
     isthmus_tests::until_async(async || world.state().await["identity"]["roots"].as_array().unwrap().len() == 1).await;
 }

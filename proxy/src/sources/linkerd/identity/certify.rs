@@ -9,6 +9,7 @@
 //! a new bundle no longer vouches for, would never get another. (Linkerd wire document §6.1.)
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use linkerd2_proxy_api::identity::identity_client::IdentityClient;
@@ -24,7 +25,6 @@ use crate::identity::Identity;
 use crate::live::Live;
 use crate::tls::mint::{self, MintError, Request};
 use crate::tls::{Credentials, File, pem};
-use std::sync::Arc;
 
 /// How certificates are asked for.
 #[derive(Clone, Debug, PartialEq)]
