@@ -10,7 +10,7 @@ use anyhow::Context;
 use isthmus_probe::health::Part;
 use tokio::runtime::Handle;
 
-use super::App;
+use super::{App, kept};
 use crate::addr::Host;
 use crate::authorise::DefaultPolicy;
 use crate::config::Config;
@@ -21,7 +21,7 @@ use crate::sources::linkerd::control::{self, Control};
 use crate::sources::linkerd::identity::certify::{self, Certifier};
 use crate::sources::linkerd::identity::{Ledger, Progress};
 use crate::sources::linkerd::policy;
-use crate::sources::linkerd::spiffe::{self, Beside, BesideFiles, Follower};
+use crate::sources::linkerd::spiffe::{self as svid, Beside, BesideFiles, Follower};
 use crate::telemetry::metrics::{Kind, Metrics, Reading};
 use crate::tls::Credentials;
 
@@ -54,7 +54,7 @@ impl Certify {
         let live = Arc::clone(&app.credentials);
         let certifier =
             Certifier::new(self.settings, control, believing, live, ledger.clone()).context("the gateway's key")?;
-        drop(Handle::current().spawn(certifier.run()));
+        kept::task(&Handle::current(), "identity", move || certifier.clone().run());
         keep_told(app, ledger);
         Ok(())
     }
@@ -63,7 +63,7 @@ impl Certify {
 /// A certificate from a SPIFFE Workload API.
 #[derive(Debug)]
 pub(super) struct Spiffe {
-    settings: spiffe::Settings,
+    settings: svid::Settings,
     files: BesideFiles,
     beside: Beside,
     digest: Option<[u8; 32]>,
@@ -95,7 +95,7 @@ impl Spiffe {
         }
         let ledger = Ledger::default();
         let follower = Follower::new(self.settings, beside, Arc::clone(&app.credentials), ledger.clone());
-        drop(Handle::current().spawn(follower.run()));
+        kept::task(&Handle::current(), "identity", move || follower.clone().run());
         keep_told(app, ledger);
         Ok(())
     }
@@ -140,7 +140,10 @@ impl App {
         show_policy(&self.metrics, &ledger);
         let waits = policy.words.linkerd.default == DefaultPolicy::Deny;
         let part = waits.then(|| self.health.part("policy", "no answer of the policy controller yet"));
-        drop(Handle::current().spawn(policy::follow(control, policy, Arc::clone(&self.policy), ledger.clone())));
+        let (live, told) = (Arc::clone(&self.policy), ledger.clone());
+        kept::task(&Handle::current(), "policy", move || {
+            policy::follow(control.clone(), policy.clone(), Arc::clone(&live), told.clone())
+        });
         if let Some(part) = part {
             drop(Handle::current().spawn(answered(part, Arc::clone(&self.policy), ledger)));
         }

@@ -81,7 +81,8 @@ impl Routes {
 }
 
 impl Entry {
-    fn specificity(&self) -> [usize; 7] {
+    /// What could not be read may be the most specific of all, so it stands before all that could.
+    fn specificity(&self) -> [usize; 8] {
         let (exact_host, host) = match &self.host {
             None => (0, 0),
             Some(Host::Below(name)) => (0, name.len()),
@@ -93,8 +94,17 @@ impl Entry {
             Path::Regex(pattern) => (2, pattern.as_str().len()),
             Path::Exact(path) => (3, path.len()),
         };
-        let Match { method, headers, query, .. } = &self.wanted;
-        [exact_host, host, kind, path, usize::from(method.is_some()), headers.len(), query.len()]
+        let Match { method, headers, query, unreadable, .. } = &self.wanted;
+        [
+            usize::from(*unreadable),
+            exact_host,
+            host,
+            kind,
+            path,
+            usize::from(method.is_some()),
+            headers.len(),
+            query.len(),
+        ]
     }
 
     fn holds<'a>(&self, asked: &Asked<'a>, facts: &'a RequestFacts<'a>, target: &Target) -> Verdict {

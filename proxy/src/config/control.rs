@@ -11,7 +11,7 @@ use crate::identity::Identity;
 use crate::sources::dns;
 use crate::sources::files::anchors::AnchorFiles;
 #[cfg(feature = "linkerd")]
-use crate::sources::linkerd::{control, identity::certify, policy, spiffe};
+use crate::sources::linkerd::{control, identity::certify, policy, spiffe as svid};
 
 type Wrong = (String, String);
 
@@ -194,10 +194,10 @@ impl Config {
     }
 
     /// The Workload API, where that is where the certificate comes from, and the files beside it.
-    pub fn spiffe(&self) -> Option<(spiffe::Settings, spiffe::BesideFiles)> {
+    pub fn spiffe(&self) -> Option<(svid::Settings, svid::BesideFiles)> {
         let identity = &self.file.identity;
         let (IdentitySource::Spiffe, Some(name)) = (identity.source, &identity.name) else { return None };
-        let settings = spiffe::Settings {
+        let settings = svid::Settings {
             socket: identity.spiffe.socket.clone(),
             name: name.0.clone(),
             timeout: identity.spiffe.timeout.0,
@@ -207,7 +207,7 @@ impl Config {
         let tls = &self.file.tls;
         let bundle = Some(&tls.bundle_file).filter(|file| !file.as_os_str().is_empty()).map(|file| self.path(file));
         let crls = tls.crl_files.iter().map(|path| self.path(path)).collect();
-        Some((settings, spiffe::BesideFiles { bundle, crls }))
+        Some((settings, svid::BesideFiles { bundle, crls }))
     }
 
     /// The policy controller, where that is where the policy comes from.
@@ -270,7 +270,7 @@ authorise:
         assert_eq!(config.identity(), Some(settings.name));
         assert!(config.spiffe().is_none() && config.policy_control().is_none());
         let (settings, files) = parsed(SPIFFE).expect("right").spiffe().expect("a Workload API");
-        assert_eq!((settings.socket.as_str(), files), ("unix:///run/agent.sock", spiffe::BesideFiles::default()));
+        assert_eq!((settings.socket.as_str(), files), ("unix:///run/agent.sock", svid::BesideFiles::default()));
         let (control, settings) = parsed(POLICY).expect("right").policy_control().expect("a policy controller");
         assert_eq!((control.server, settings.port), (None, 4143));
         let transport = control.transport;

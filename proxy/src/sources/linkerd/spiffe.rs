@@ -99,7 +99,7 @@ enum Failure {
 }
 
 /// Follows the Workload API for as long as the gateway lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Follower {
     settings: Settings,
     beside: Arc<Live<Beside>>,

@@ -65,7 +65,7 @@ enum Failure {
 }
 
 /// Asks for certificates for as long as the gateway lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Certifier {
     settings: Settings,
     control: Control,

@@ -65,7 +65,7 @@ pub(super) enum Unfit {
 }
 
 /// Puts certificates and roots together.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Holder {
     /// Who the gateway is to be; anybody where that is for the source to say.
     pub(super) name: Option<Identity>,
@@ -116,6 +116,9 @@ impl Holder {
     /// stay until there is a certificate that the new ones vouch for, and false is the answer: ask for one.
     pub(super) fn rebase(&self) -> bool {
         let Some((chain, key)) = &self.own else {
+            if self.live.load().has_certificate() {
+                return false;
+            }
             self.live.replace(Credentials::clone(&self.believing.load()));
             return true;
         };
