@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus::app::{Addrs, App, Drained, Sockets};
+use isthmus::app::{Addrs, App, Drained, Sockets, credentials};
 use isthmus::config::Config;
 use isthmus::tls::{Credentials, File, Pem};
 use serde_json::Value;
@@ -72,6 +72,12 @@ impl Setup {
         self
     }
 
+    /// Takes a key out again.
+    pub fn unset(mut self, section: &str, key: &str) -> Self {
+        self.sections.entry(section.to_owned()).or_default().remove(key);
+        self
+    }
+
     /// A service `NAME.ns.svc.cluster.local` and its endpoints.
     pub fn service(self, name: &str, port: u16, protocol: &str, endpoints: &[SocketAddr]) -> Self {
         self.service_with(name, port, protocol, endpoints, "")
@@ -127,13 +133,16 @@ impl Setup {
     /// The configuration as text.
     pub fn yaml(&self) -> String {
         let mut text = format!("workers: {}\n", self.workers);
-        for (section, keys) in &self.sections {
+        for (section, keys) in self.sections.iter().filter(|(section, _)| *section != "sources") {
             let _ = writeln!(text, "{section}:");
             for (key, value) in keys {
                 let _ = writeln!(text, "  {key}: {value}");
             }
         }
         let _ = writeln!(text, "sources:\n  dns: {}", self.dns);
+        for (key, value) in self.sections.get("sources").into_iter().flatten() {
+            let _ = writeln!(text, "  {key}: {value}");
+        }
         if let Some(kubernetes) = &self.kubernetes {
             let _ = writeln!(text, "  kubernetes: {kubernetes}");
         }
@@ -147,7 +156,20 @@ impl Setup {
         text
     }
 
-    /// Starts the gateway.
+    /// Starts the gateway as `isthmus run` does, with credentials and policy from where the configuration says.
+    pub async fn launch(self) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::parse(&folder.path().join("isthmus.yaml"), &self.yaml()).unwrap();
+        let (credentials, keeper) = credentials::prepare(&config).unwrap();
+        let sockets = Sockets::bind(&config).unwrap();
+        let mut app = App::start(&config, credentials, sockets, None).await.unwrap();
+        app.keep_credentials(keeper, &config).unwrap();
+        app.follow_policy(&config).unwrap();
+        let log = folder.path().join("access.log");
+        World { addrs: app.addrs, app: Some(app), config, log, folder }
+    }
+
+    /// Starts the gateway with credentials from memory.
     pub async fn start(self) -> World {
         self.start_observed(Arc::new(|_, own| own)).await
     }
@@ -164,7 +186,8 @@ impl Setup {
         };
         let credentials = Credentials::from_pem(&pem, &config.credentials()).unwrap();
         let sockets = Sockets::bind(&config).unwrap();
-        let app = App::start_observed(&config, credentials, sockets, None, observe).await.unwrap();
+        let mut app = App::start_observed(&config, credentials, sockets, None, observe).await.unwrap();
+        app.follow_policy(&config).unwrap();
         let log = folder.path().join("access.log");
         World { addrs: app.addrs, app: Some(app), config, log, folder }
     }

@@ -17,6 +17,12 @@ mod http;
 mod kubernetes;
 #[path = "../linkerd/control.rs"]
 mod linkerd_control;
+#[path = "../linkerd/identity.rs"]
+mod linkerd_identity;
+#[path = "../linkerd/policy.rs"]
+mod linkerd_policy;
+#[path = "../linkerd/spiffe.rs"]
+mod linkerd_spiffe;
 mod mesh;
 mod probe;
 mod relay;

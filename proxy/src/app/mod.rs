@@ -7,6 +7,9 @@
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
 mod assertions;
+#[cfg(feature = "linkerd")]
+mod control;
+pub mod credentials;
 mod discovery;
 mod kept;
 mod kubernetes;
@@ -23,7 +26,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use isthmus_probe::endpoint::{Endpoint as Probe, Page};
-use isthmus_probe::health::Health;
+use isthmus_probe::health::{Health, Part};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -114,6 +117,9 @@ pub struct App {
     credential_files: Option<files::Source>,
     policy_reload: files::Status,
     policy_files: Option<files::Source>,
+    /// Not ready while the gateway has no certificate; whoever gets it one takes this.
+    #[cfg_attr(not(feature = "linkerd"), expect(dead_code, reason = "nobody else is to give a certificate"))]
+    awaits_certificate: Option<Part>,
     workers: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -155,6 +161,8 @@ impl App {
         let policy = config.policy(Some(credentials.identity())).context("the policy")?;
         let health = Health::new();
         let starting = health.part("start", "the gateway is starting");
+        let waiting = "the gateway has no certificate yet";
+        let awaits_certificate = (!credentials.has_certificate()).then(|| health.part("identity", waiting));
         let credentials = Arc::new(Live::new(credentials));
         let assertions = assertions::start(config, &credentials)?;
         let probe = Arc::new(probe(config, &health, assertions.as_ref()));
@@ -273,6 +281,7 @@ impl App {
             credential_files,
             policy_reload,
             policy_files: None,
+            awaits_certificate,
             workers,
         })
     }
@@ -323,6 +332,12 @@ impl App {
         let live = Arc::clone(&self.policy);
         let files = PolicyFiles { serving: Some(Arc::clone(&live)), ..files };
         self.policy_files = Some(files::watch(files, live, serving, settings, self.policy_reload.clone()));
+    }
+
+    /// Follows the policy of the control plane, where that is where the policy comes from; says whether it is.
+    #[cfg(not(feature = "linkerd"))]
+    pub fn follow_policy(&mut self, _: &Config) -> anyhow::Result<bool> {
+        Ok(false)
     }
 
     /// How it goes with the files of the policy.
@@ -461,7 +476,10 @@ fn show(metrics: &Arc<Metrics>, shared: &Shared, probe: &Arc<Probe>, access_log:
             fingerprint: root.fingerprint.clone(),
             expires: Some(root.not_after),
         });
-        Certificates { leaf_expires: Some(credentials.expires()), roots: roots.collect() }
+        Certificates {
+            leaf_expires: credentials.has_certificate().then(|| credentials.expires()),
+            roots: roots.collect(),
+        }
     });
     metrics.watch_drain(shared.drain.clone());
     metrics.watch_probe(Arc::clone(probe));

@@ -128,11 +128,12 @@ pub(super) fn identity(shared: &Shared) -> Value {
             "not_after": timestamp(root.not_after),
         })
     });
+    let own = credentials.has_certificate();
     json!({
         "name": credentials.identity().as_str(),
         "server_names": credentials.server_names().iter().map(|name| name.as_str()).collect::<Vec<_>>(),
-        "not_before": timestamp(credentials.not_before()),
-        "not_after": timestamp(credentials.expires()),
+        "not_before": own.then(|| timestamp(credentials.not_before())),
+        "not_after": own.then(|| timestamp(credentials.expires())),
         "roots": roots.collect::<Vec<_>>(),
         "crls": credentials.crls().len(),
         "warnings": credentials.warnings(),

@@ -22,7 +22,10 @@ use super::denied::{Denied, Reason};
 use super::index::Few;
 use super::invalid::InvalidPolicy;
 use super::limits::{Grant, Limits};
+use super::routes::{OPAQUE, Routes};
 use super::rule::{Asked, Rule};
+use super::serve::serve;
+use super::served::{Origin, RateLimits, Served};
 use super::settings::{Action, DefaultAction, Mode, Settings};
 use super::verdict::{Doubt, Verdict};
 
@@ -62,6 +65,8 @@ pub struct RequestFacts<'a> {
     pub method: &'a http::Method,
     /// The path as the client sent it; a query is ignored.
     pub path: &'a str,
+    /// The query, without its question mark.
+    pub query: Option<&'a str>,
     /// The header fields as the client sent them.
     pub headers: &'a http::HeaderMap,
     /// The authority (`:authority`, or `host`).
@@ -91,6 +96,8 @@ pub struct Policy {
     pub(super) default: DefaultAction,
     pub(super) exported_only: bool,
     pub(super) compiled: Compiled,
+    /// Where a control plane serves the policy: which route a request takes. Rules then count for their route only.
+    pub(super) routes: Option<Routes>,
     limits: Limits,
 }
 
@@ -103,6 +110,12 @@ enum View {
     Early,
 }
 
+/// A number that no policy of this process has had.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Policy {
     /// Compiles the operator's words. `own` is the gateway's identity, whose trust domain a `*` at the end of a client
     /// pattern stands for where no trust domain is listed. The counts of limits go on from the policy that is `replaced`.
@@ -111,19 +124,37 @@ impl Policy {
         own: Option<&Identity>,
         replaced: Option<&Self>,
     ) -> Result<Self, InvalidPolicy> {
+        if settings.source == Origin::Linkerd {
+            return Ok(Self::serve(settings, &settings.linkerd.before_an_answer(), replaced));
+        }
         let cells = |name: &str| {
             let rules = &replaced?.compiled.rules;
             rules.iter().find(|rule| &*rule.name == name).map(|rule| Arc::clone(&rule.grant.cell))
         };
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            number: next_number(),
             mode: settings.mode,
             default: settings.default,
             exported_only: settings.exported_only,
             compiled: compile(settings, own, cells)?,
-            limits: Limits::new(settings, replaced.map(|policy| &policy.limits)),
+            routes: None,
+            limits: Limits::new(settings, &RateLimits::default(), replaced.map(|policy| &policy.limits)),
         })
+    }
+
+    /// Compiles what a control plane serves; of `settings` counts what is about all rules together. The counts of limits go
+    /// on from the policy that is `replaced`.
+    pub fn serve(settings: &Settings, served: &Served, replaced: Option<&Self>) -> Self {
+        let (compiled, routes) = serve(served);
+        Self {
+            number: next_number(),
+            mode: if served.audit { Mode::Audit } else { settings.mode },
+            default: DefaultAction::Deny,
+            exported_only: settings.exported_only,
+            compiled,
+            routes: Some(routes),
+            limits: Limits::new(settings, &served.limits, replaced.map(|policy| &policy.limits)),
+        }
     }
 
     /// Decides about an opaque connection, when it opens and again whenever the policy changes. (A connection that was
@@ -212,6 +243,9 @@ impl Policy {
         if self.exported_only && !exported {
             return Outcome::refused(Reason::NotExported, None);
         }
+        if let Some(routes) = &self.routes {
+            return Outcome { result: self.by_route(routes, view, asked, target).map(Some), audited: None };
+        }
         let found = self.search(view, asked, clients, target);
         let audited = found.audited.map(|(number, doubt)| self.refusal(number, doubt));
         let result = match (found.decided, found.doubted) {
@@ -226,6 +260,42 @@ impl Policy {
             (None, None) => Err(Denied { reason: Reason::NoRule, rule: None }),
         };
         Outcome { result, audited }
+    }
+
+    /// The routes that a request or connection may take.
+    pub(super) fn taken(&self, routes: &Routes, asked: &Asked<'_>, target: &Target) -> Vec<u32> {
+        match asked.facts {
+            None if routes.opaque => vec![OPAQUE],
+            None => Vec::new(),
+            Some(facts) => routes.find(asked, facts, target),
+        }
+    }
+
+    /// Every route that may be taken must let the client through.
+    fn by_route(&self, routes: &Routes, view: View, asked: &Asked<'_>, target: &Target) -> Result<&Rule, Denied> {
+        let clients: Few = self.compiled.clients.find(&asked.client.identity);
+        let through = |route: u32| {
+            let numbers = clients.iter().flat_map(|client| self.compiled.pairs.get(route, client)).copied();
+            let mut numbers: Vec<u32> = numbers.collect();
+            numbers.sort_unstable();
+            let rules = numbers.into_iter().map(|number| &self.compiled.rules[number as usize]);
+            rules.into_iter().find(|rule| rule.holds(asked) == Verdict::Yes)
+        };
+        if view == View::Early {
+            let all = 0..u32::try_from(routes.names.len()).unwrap_or(u32::MAX);
+            let first = all.into_iter().find_map(through);
+            return first.ok_or_else(|| routes.denied(Reason::NoRule, OPAQUE));
+        }
+        let taken = self.taken(routes, asked, target);
+        let mut first = None;
+        for route in &taken {
+            let Some(rule) = through(*route) else {
+                let reason = if taken.len() > 1 { Reason::AmbiguousPath } else { Reason::NoRule };
+                return Err(routes.denied(reason, *route));
+            };
+            first = first.or(Some(rule));
+        }
+        first.ok_or_else(|| routes.denied(Reason::NoRoute, OPAQUE))
     }
 
     fn refusal(&self, number: u32, doubt: Option<Doubt>) -> Denied {

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use super::Config;
+use super::file::IdentitySource;
 use crate::sources::policy::place::Node;
 
 impl Config {
@@ -13,12 +14,16 @@ impl Config {
     pub(super) fn check(&self) -> Result<(), (String, String)> {
         let file = &self.file;
         let wrong = |key: &str, message: &str| Err((key.to_owned(), message.to_owned()));
-        for (key, path) in [
-            ("tls.chain_file", &file.tls.chain_file),
-            ("tls.key_file", &file.tls.key_file),
-            ("tls.bundle_file", &file.tls.bundle_file),
+        let source = file.identity.source;
+        for (key, path, needed) in [
+            ("tls.chain_file", &file.tls.chain_file, source == IdentitySource::Files),
+            ("tls.key_file", &file.tls.key_file, source == IdentitySource::Files),
+            ("tls.bundle_file", &file.tls.bundle_file, source != IdentitySource::Spiffe),
         ] {
-            if path.as_os_str().is_empty() {
+            if !needed && key != "tls.bundle_file" && !path.as_os_str().is_empty() {
+                return wrong(key, "the certificate comes from elsewhere (identity.source); leave it out");
+            }
+            if needed && path.as_os_str().is_empty() {
                 return wrong(key, "missing; name a PEM file (`isthmus certs` makes them, `isthmus demo` needs none)");
             }
         }
@@ -73,6 +78,7 @@ impl Config {
                 return wrong(key, &format!("port {} is taken by another listener of this file", addr.port()));
             }
         }
+        self.check_control()?;
         self.check_identify()?;
         self.check_linkerd()?;
         self.check_kubernetes()?;

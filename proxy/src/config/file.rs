@@ -52,6 +52,8 @@ section! {
         accept: Accept = Accept::default(),
         /// The gateway's own certificate, whom it trusts, and the handshake.
         tls: Tls = Tls::default(),
+        /// Where the gateway's own certificate comes from.
+        identity: Identity = Identity::default(),
         /// Finding out what a session speaks and which service it names.
         detect: Detect = Detect::default(),
         /// Which client may reach which service.
@@ -179,6 +181,66 @@ section! {
         expiry_grace: Time = millis(0),
         /// How long requests of a peer that lost its trust may take to finish.
         distrust_deadline: Time = secs(10),
+    }
+}
+
+/// Where the gateway's own certificate comes from.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentitySource {
+    /// `tls.chain_file` and `tls.key_file`.
+    #[default]
+    Files,
+    /// Linkerd's identity controller.
+    Linkerd,
+    /// A SPIFFE Workload API, such as a SPIRE agent's.
+    Spiffe,
+}
+
+section! {
+    /// Where the gateway's own certificate comes from. Whom it trusts stands in `tls.bundle_file` and `tls.crl_files`
+    /// whatever the source; with `spiffe` the bundle of its own trust domain is trusted too, and `tls.bundle_file` may be absent.
+    Identity {
+        /// `files`, `linkerd` or `spiffe`. With the other two the gateway starts without a certificate, is not ready, and
+        /// closes every connection until it has one.
+        source: IdentitySource = IdentitySource::default(),
+        /// Who the gateway is to be. `linkerd`: the name of its service account,
+        /// `ACCOUNT.NAMESPACE.serviceaccount.identity.linkerd.TRUST-DOMAIN`. `spiffe`: the id of the SVID to take.
+        name: Option<IdentityText> = None,
+        /// Linkerd's identity controller.
+        linkerd: LinkerdIdentity = LinkerdIdentity::default(),
+        /// The SPIFFE Workload API.
+        spiffe: SpiffeIdentity = SpiffeIdentity::default(),
+    }
+}
+
+section! {
+    /// Linkerd's identity controller.
+    LinkerdIdentity {
+        /// Where it is: `linkerd-identity-headless.linkerd.svc.cluster.local:8080`.
+        address: Option<HostPortText> = None,
+        /// Who it must be: `linkerd-identity.linkerd.serviceaccount.identity.linkerd.TRUST-DOMAIN`. Without it the controller
+        /// is spoken to in plaintext, which is accepted for loopback addresses only.
+        server: Option<IdentityText> = None,
+        /// The gateway's service-account token, with the audience `identity.l5d.io`. Read anew for each call.
+        token_file: PathBuf = PathBuf::from("/var/run/secrets/tokens/linkerd-identity-token"),
+        /// How long one call may take. The controller asks the API server about the token, which takes longer when that is busy.
+        timeout: Time = secs(10),
+        /// The certificate is renewed when 70 % of its life are over, but not sooner than this after the last one; failed
+        /// calls are repeated after at most this.
+        min_refresh: Time = secs(10),
+        /// And not later than this.
+        max_refresh: Time = secs(86_400),
+    }
+}
+
+section! {
+    /// The SPIFFE Workload API.
+    SpiffeIdentity {
+        /// Its socket: `unix:///run/spire/agent-sockets/spire-agent.sock`.
+        socket: String = String::new(),
+        /// How long connecting and the first answer may take.
+        timeout: Time = secs(10),
     }
 }
 

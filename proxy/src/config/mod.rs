@@ -8,6 +8,7 @@
 
 pub mod bound;
 mod check;
+mod control;
 pub mod file;
 mod identify;
 mod kubernetes;
@@ -251,8 +252,11 @@ impl Config {
         PolicyFiles { main: self.source.clone(), own, serving: None }
     }
 
-    /// Who the gateway is, by the certificate that this file names, where that can be read.
+    /// Who the gateway is: by this file, or by the certificate that it names, where that can be read.
     pub fn identity(&self) -> Option<Identity> {
+        if let Some(name) = &self.file.identity.name {
+            return Some(name.0.clone());
+        }
         let text = std::fs::read(self.path(&self.file.tls.chain_file)).ok()?;
         let blocks = tls::pem::blocks(&text).ok()?;
         let leaf = blocks.into_iter().find_map(|block| match block {

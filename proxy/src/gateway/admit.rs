@@ -76,6 +76,7 @@ impl Gateway {
         let facts = RequestFacts {
             method: ask.method(parts),
             path: parts.uri.path(),
+            query: parts.uri.query(),
             headers: &parts.headers,
             host: authority(parts),
             grpc: ask.grpc,
@@ -102,6 +103,7 @@ impl Gateway {
         let request = Upgraded {
             method: ask.method(parts).clone(),
             path: parts.uri.path().into(),
+            query: parts.uri.query().map(Into::into),
             host: authority(parts).map(Into::into),
             headers: parts.headers.clone(),
             grpc: ask.grpc,

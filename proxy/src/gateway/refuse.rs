@@ -118,6 +118,7 @@ const fn row(status: u16, grpc: u8, text: &'static str, advise_close: bool) -> A
 fn answer(refused: &Refused) -> Answer {
     match refused.code {
         "authorise.ambiguous_path" => row(400, 3, "ambiguous request path", false),
+        "authorise.no_route" => row(404, 5, "route not found", false),
         "authorise.not_exported" => row(404, 5, "service is not exported", false),
         "authorise.rate_limited" | "authorise.concurrency" | "authorise.connections" => {
             row(429, 8, "client limit exceeded", false)
