@@ -23,6 +23,7 @@ use crate::{PATIENCE, soon};
 pub struct Setup {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     services: Vec<String>,
+    sources: Vec<String>,
     bundle: String,
     gateway: Pair,
     workers: usize,
@@ -41,6 +42,7 @@ impl Setup {
         let setup = Self {
             sections: BTreeMap::new(),
             services: Vec::new(),
+            sources: Vec::new(),
             bundle: pki.anchor.cert_pem(),
             gateway: pki.gateway.clone(),
             workers: 1,
@@ -64,6 +66,12 @@ impl Setup {
     /// Sets a key below a section.
     pub fn set(mut self, section: &str, key: &str, value: &str) -> Self {
         self.sections.entry(section.to_owned()).or_default().insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A source besides the table: a line below `sources`.
+    pub fn source(mut self, line: impl Into<String>) -> Self {
+        self.sources.push(line.into());
         self
     }
 
@@ -112,7 +120,11 @@ impl Setup {
                 let _ = writeln!(text, "  {key}: {value}");
             }
         }
-        text.push_str("sources:\n  dns: { enabled: false }\n  services:\n");
+        text.push_str("sources:\n  dns: { enabled: false }\n");
+        for line in &self.sources {
+            let _ = writeln!(text, "  {line}");
+        }
+        text.push_str("  services:\n");
         for row in &self.services {
             let _ = writeln!(text, "    - {row}");
         }

@@ -15,6 +15,8 @@ mod drain;
 mod http;
 #[path = "../linkerd/control.rs"]
 mod linkerd_control;
+#[path = "../linkerd/destination.rs"]
+mod linkerd_destination;
 mod probe;
 mod relay;
 mod route;
