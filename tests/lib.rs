@@ -8,6 +8,7 @@
 
 pub mod h2raw;
 pub mod linkerd;
+pub mod mesh;
 pub mod peer;
 pub mod pki;
 pub mod upstream;

@@ -17,6 +17,7 @@ mod http;
 mod linkerd_control;
 #[path = "../linkerd/destination.rs"]
 mod linkerd_destination;
+mod mesh;
 mod probe;
 mod relay;
 mod route;

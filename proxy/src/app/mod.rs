@@ -8,7 +8,9 @@
 
 mod assertions;
 mod linkerd;
+mod overview;
 mod state;
+mod traces;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
@@ -159,6 +161,7 @@ impl App {
             http: config.http(),
             identify: config.identify(),
             assertions: assertions.clone(),
+            trace: config.trace(),
             clusters: Arc::new(config.clusters()),
             credentials,
             policy: Arc::new(Live::new(policy)),
@@ -188,7 +191,7 @@ impl App {
         let control = Handle::current();
         let sources = start_sources(config, &directory, &shared.credentials)?;
         show_sources(&metrics, &sources);
-        drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources)));
+        drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources.clone())));
 
         let (doors, workers) = start_workers(config, &shared, &metrics, (&access_log, &recent))?;
         let tally = AcceptTally(metrics.front());
@@ -213,7 +216,13 @@ impl App {
             policy_reload: policy_reload.clone(),
             recent,
         };
-        let shown = admin_sources(config, seen, &metrics, log)?;
+        let overview = overview::Overview {
+            seen,
+            metrics: Arc::clone(&metrics),
+            sources,
+            max_connections: config.file.accept.max_connections,
+        };
+        let shown = admin_sources(config, overview, log)?;
         let settings = config.admin();
         drop(control.spawn(admin::serve(TcpListener::from_std(sockets.admin)?, shown, settings)));
 
@@ -343,13 +352,15 @@ fn start_workers(
         count => count,
     };
     let (metrics, access_log, recent) = (Arc::clone(metrics), access_log.clone(), recent.clone());
+    let tracer = traces::start(config, &metrics)?;
     let observer: worker::MakeObserver = Arc::new(move |_| {
-        let observers: Vec<Rc<dyn Observer>> = vec![
+        let mut observers: Vec<Rc<dyn Observer>> = vec![
             Rc::new(metrics.front()),
             Rc::new(access_log.clone()),
             Rc::new(Refusals::new(LINES_PER_CODE)),
             Rc::new(recent.clone()),
         ];
+        observers.extend(tracer.as_ref().map(|tracer| tracer()));
         Rc::new(Fan::new(observers))
     });
     let mut doors = Vec::new();
@@ -421,11 +432,10 @@ fn show_sources(metrics: &Metrics, sources: &[Arc<dyn Source>]) {
 /// What the admin server reads.
 fn admin_sources(
     config: &Config,
-    seen: state::Seen,
-    metrics: &Arc<Metrics>,
+    overview: overview::Overview,
     log: Option<LogHandle>,
 ) -> anyhow::Result<admin::Sources> {
-    let metrics = Arc::clone(metrics);
+    let (seen, metrics) = (overview.seen.clone(), Arc::clone(&overview.metrics));
     let reads = log.clone();
     let keys = seen
         .shared
@@ -440,6 +450,7 @@ fn admin_sources(
         ready: Arc::clone(&seen.health),
         metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
         state: Arc::new(move || seen.page()),
+        overview: Arc::new(move || overview.page()),
         config: serde_json::to_value(&config.file)?,
         log: admin::LogLevel {
             read: Arc::new(move || reads.as_ref().map(LogHandle::filter).unwrap_or_default()),

@@ -46,7 +46,7 @@ impl Seen {
     }
 }
 
-fn reloads(reload: &Reload) -> Value {
+pub(super) fn reloads(reload: &Reload) -> Value {
     json!({
         "files": reload.files,
         "replaced": reload.replaced,
@@ -62,7 +62,7 @@ fn reloads(reload: &Reload) -> Value {
     })
 }
 
-fn refused(recent: &Recent) -> Value {
+pub(super) fn refused(recent: &Recent) -> Value {
     let rows = recent.latest().into_iter().map(|refusal| {
         json!({
             "at": timestamp(refusal.at),
@@ -99,7 +99,7 @@ fn state(shared: &Shared, health: &Health, probe: &Probe) -> Value {
     })
 }
 
-fn identity(shared: &Shared) -> Value {
+pub(super) fn identity(shared: &Shared) -> Value {
     let credentials = shared.credentials.load();
     let roots = credentials.roots().iter().map(|root| {
         json!({
@@ -141,7 +141,7 @@ fn services(shared: &Shared) -> Value {
     rows.collect()
 }
 
-fn endpoints(shared: &Shared) -> Value {
+pub(super) fn endpoints(shared: &Shared) -> Value {
     let rows = shared.loads.snapshot().into_iter().map(|load| {
         json!({
             "service": load.service.to_string(),
@@ -160,7 +160,7 @@ fn endpoints(shared: &Shared) -> Value {
 }
 
 /// The rules in force, and what they refused or would refuse, by client, service and call.
-fn policy(shared: &Shared, reload: &Reload) -> Value {
+pub(super) fn policy(shared: &Shared, reload: &Reload) -> Value {
     let (observed, beyond) = shared.watchers.observations();
     let mut policy = reloads(reload);
     if let Value::Object(fields) = &mut policy {
@@ -187,7 +187,7 @@ pub(super) fn sightings(shared: &Shared) -> Value {
     json!({ "observations": observations, "beyond": beyond })
 }
 
-fn clients(shared: &Shared) -> Value {
+pub(super) fn clients(shared: &Shared) -> Value {
     let rows = shared.census.by_identity().into_iter().map(|(identity, connections, requests)| {
         json!({ "identity": identity.as_str(), "connections": connections, "requests": requests })
     });

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::scalar::{
-    ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, HostPortText, IdentityText, Size, Time,
+    Authority, ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, HostPortText, IdentityText, Size, Time,
 };
 use crate::authorise;
 
@@ -235,9 +235,24 @@ pub struct Service {
     /// What its endpoints speak.
     #[serde(default)]
     pub protocol: Speaks,
+    /// Carries HTTP/1 requests to its endpoints over HTTP/2, marked with `l5d-orig-proto`: for endpoints behind a Linkerd
+    /// proxy, which gives them to the application as what they were. Many requests then share one connection. Goes with
+    /// `protocol: as_client`; requests that leave HTTP (WebSocket, CONNECT) travel as HTTP/1 all the same.
+    #[serde(default)]
+    pub orig_proto: bool,
     /// Mutual TLS towards its endpoints; plain where absent.
     #[serde(default)]
     pub tls: Option<ServiceTls>,
+    /// Begins connections with Linkerd's transport header: the addresses of the endpoints are then those of their proxies
+    /// (`POD-IP:4143`), or of another gateway. Needs `tls`.
+    #[serde(default)]
+    pub transport_header: Option<ServiceHeader>,
+    /// What requests name as their authority instead of what the client named: for another gateway behind this one.
+    #[serde(default)]
+    pub authority: Option<Authority>,
+    /// How HTTP/2 is spoken with its endpoints, where that differs from `connect`.
+    #[serde(default)]
+    pub http2: Option<ServiceHttp2>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
 }
@@ -251,6 +266,44 @@ pub struct ServiceTls {
     /// The name sent as SNI; the identity where absent, which then must be a DNS-like one.
     #[serde(default)]
     pub server_name: Option<DnsName>,
+}
+
+/// Linkerd's transport header towards an endpoint.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceHeader {
+    /// The port that the workload behind the proxy listens on; or, with `name`, the port of the service.
+    pub port: u16,
+    /// The service that is meant, where the other end is a gateway.
+    #[serde(default)]
+    pub name: Option<DnsName>,
+    /// Does not say what is spoken, so that the proxy takes HTTP for bytes too.
+    #[serde(default)]
+    pub opaque: bool,
+}
+
+/// HTTP/2 towards an endpoint. What is absent is as in `connect`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceHttp2 {
+    /// What an endpoint may send on one stream before it is read.
+    pub stream_window: Option<Size>,
+    /// The same for a whole connection.
+    pub connection_window: Option<Size>,
+    /// Lets both windows grow with what the network carries.
+    pub adaptive_window: bool,
+    /// How often an endpoint is asked whether it lives.
+    pub keepalive_interval: Option<Time>,
+    /// How long the answer may take.
+    pub keepalive_timeout: Option<Time>,
+    /// Asks while no request is under way, too.
+    pub keepalive_while_idle: bool,
+    /// The largest frame that an endpoint may send: 16KiB to 16777215.
+    pub max_frame: Option<Size>,
+    /// What of a request's body may wait per stream for an endpoint that does not read.
+    pub max_send_buffer: Option<Size>,
+    /// How many streams that were reset here are remembered.
+    pub max_reset_streams: Option<u32>,
 }
 
 /// One endpoint of a service.
@@ -615,10 +668,33 @@ section! {
         access_log_file: Option<PathBuf> = None,
         /// The share of records shown, 0.0 to 1.0. Refusals are always shown.
         access_log_sample: f64 = 1.0,
+        /// A span for each request, to an OpenTelemetry collector.
+        traces: Traces = Traces::default(),
         /// Services that metrics tell apart; further ones share the label `other`.
         max_services: usize = 1000,
         /// Clients that metrics tell apart; further ones share the label `other`.
         max_clients: usize = 1000,
+    }
+}
+
+section! {
+    /// Spans of requests over OTLP/gRPC. Builds with the cargo feature `otlp` can send them; others refuse the key.
+    Traces {
+        /// The collector, such as `http://otel-collector.observability:4317`. Absent: no spans, and `traceparent` goes through
+        /// untouched. Plaintext: a collector beside the gateway or in its cluster.
+        endpoint: Option<String> = None,
+        /// The share of requests without a trace of their own that begin one, 0.0 to 1.0. One in a hundred shows what is slow
+        /// and costs next to nothing.
+        sample: f64 = 0.01,
+        /// Whether a request that belongs to a trace is recorded if, and only if, its sender records it. Without, `sample`
+        /// decides, so that clients cannot ask for more spans than you want to pay for.
+        follow_client: bool = true,
+        /// The name that spans are under.
+        service_name: String = "isthmus".to_owned(),
+        /// How long the collector may take for one batch of up to 512 spans; then they are lost and counted.
+        timeout: Time = secs(5),
+        /// Spans that may wait for the collector; further ones are lost and counted. About a kilobyte each.
+        queue: usize = 4096,
     }
 }
 

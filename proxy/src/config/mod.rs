@@ -12,6 +12,7 @@ mod identify;
 pub mod linkerd;
 pub mod reference;
 pub mod scalar;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,13 +26,14 @@ use crate::addr::Target;
 use crate::authorise::Policy;
 use crate::backoff::Backoff;
 use crate::connect::{self, PoolSettings};
-use crate::endpoint::{self, Endpoint, Endpoints, UpstreamTls};
+use crate::endpoint;
 use crate::identity::Identity;
-use crate::route::Published;
 use crate::sources::dns;
 use crate::sources::files::{self, credentials::CredentialFiles};
 use crate::sources::policy::{self, PolicyFiles, Text, Words, misread};
 use crate::telemetry::lines::Destination;
+#[cfg(feature = "otlp")]
+use crate::telemetry::traces;
 use crate::telemetry::{access_log, logs, metrics};
 use crate::{admin, balance, detect, gateway, relay, route, tls};
 
@@ -395,6 +397,25 @@ impl Config {
         }
     }
 
+    /// Which requests are recorded as spans, where any are.
+    pub fn trace(&self) -> Option<gateway::trace::Settings> {
+        let traces = &self.file.telemetry.traces;
+        let settings = gateway::trace::Settings { sample: traces.sample, follow_client: traces.follow_client };
+        traces.endpoint.is_some().then_some(settings)
+    }
+
+    /// Where spans go, where they go anywhere.
+    #[cfg(feature = "otlp")]
+    pub fn traces(&self) -> Option<traces::Settings> {
+        let traces = &self.file.telemetry.traces;
+        traces.endpoint.clone().map(|endpoint| traces::Settings {
+            endpoint,
+            service_name: traces.service_name.clone(),
+            timeout: traces.timeout.0,
+            queue: traces.queue,
+        })
+    }
+
     /// The bounds of metrics.
     pub fn metrics(&self) -> metrics::Settings {
         let telemetry = &self.file.telemetry;
@@ -403,35 +424,6 @@ impl Config {
             max_clients: telemetry.max_clients,
             ..metrics::Settings::default()
         }
-    }
-
-    /// The table of services.
-    pub fn services(&self) -> Vec<Published> {
-        let rows = self.file.sources.services.iter();
-        rows.map(|service| {
-            let tls = service.tls.as_ref().map(|tls| {
-                let name = tls.server_name.as_ref().map(|name| name.0.clone());
-                let name = name.or_else(|| match &tls.identity.0 {
-                    Identity::Dns(name) => Some(name.clone()),
-                    Identity::Uri(_) => None,
-                });
-                let server_name = name.expect("checked: an identity without a name has a server_name");
-                Arc::new(UpstreamTls { identity: tls.identity.0.clone(), server_name })
-            });
-            let list = service.endpoints.iter().map(|endpoint| Endpoint {
-                speaks: service.protocol.into(),
-                tls: tls.clone(),
-                weight: endpoint.weight,
-                zone: endpoint.zone.as_deref().map(Arc::from),
-                ..Endpoint::new(endpoint.address)
-            });
-            Published {
-                target: Target { name: service.name.0.clone(), port: service.port },
-                exported: service.exported,
-                endpoints: Arc::new(Endpoints { list: list.collect() }),
-            }
-        })
-        .collect()
     }
 
     /// DNS, where it is on.

@@ -15,7 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::addr::{HostPort, Name, Suffix};
+use crate::addr::{HostPort, Name, Suffix, Target};
 use crate::gateway::http::identify;
 use crate::identity::Identity;
 use crate::tls::{Fingerprint, inspect};
@@ -163,6 +163,10 @@ text_scalar!(Size, "Size", "a size in bytes such as 16384, 64KiB or 1MiB", r"^[0
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct DnsName(pub Name);
 
+/// A name and a port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Authority(pub Target);
+
 /// A DNS suffix; `.` is every name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DnsSuffix(pub Suffix);
@@ -185,12 +189,19 @@ macro_rules! shown_by_its_inside {
     )*};
 }
 
-shown_by_its_inside!(DnsName, DnsSuffix, HostPortText, IdentityText);
+shown_by_its_inside!(Authority, DnsName, DnsSuffix, HostPortText, IdentityText);
 
 text_scalar!(DnsName, "DnsName", "a DNS name such as web.prod.svc.cluster.local", r"^[A-Za-z0-9_.-]+$", |text| text
     .parse()
     .map(DnsName)
     .map_err(|error| format!("`{text}` is no DNS name: {error}")));
+text_scalar!(
+    Authority,
+    "Authority",
+    "a name and a port such as web.prod.svc.cluster.local:80",
+    r"^[A-Za-z0-9_.-]+(:[0-9]+)?$",
+    |text| Target::parse(text, 80).map(Authority).map_err(|error| format!("`{text}` is no authority: {error}"))
+);
 text_scalar!(
     DnsSuffix,
     "DnsSuffix",

@@ -21,6 +21,7 @@ mod refuse;
 mod retries;
 mod standing;
 mod tcp;
+pub mod trace;
 mod trust;
 pub mod watchers;
 pub mod worker;
@@ -84,6 +85,8 @@ pub struct Shared {
     pub identify: http::identify::Settings,
     /// `identify:`, the signed assertion, where it is on.
     pub assertions: Option<Arc<Assertions>>,
+    /// `telemetry.traces:`, which requests are recorded, where any are.
+    pub trace: Option<trace::Settings>,
     /// `identify:`, which cluster is which.
     pub clusters: Arc<Clusters>,
     /// The gateway's own chain, key, roots and CRLs.
@@ -128,6 +131,7 @@ pub(crate) struct Gateway {
     pub(crate) http: http::Settings,
     pub(crate) identify: http::identify::Settings,
     pub(crate) assertions: Option<Arc<Assertions>>,
+    pub(crate) trace: Option<trace::Settings>,
     pub(crate) clusters: Arc<Clusters>,
     pub(crate) credentials: Arc<Live<Credentials>>,
     pub(crate) policy: Arc<Live<Policy>>,
@@ -169,6 +173,7 @@ impl Gateway {
             http: shared.http.clone(),
             identify: shared.identify.clone(),
             assertions: shared.assertions.clone(),
+            trace: shared.trace,
             clusters: Arc::clone(&shared.clusters),
             credentials: Arc::clone(&shared.credentials),
             policy: Arc::clone(&shared.policy),
@@ -318,7 +323,7 @@ impl Gateway {
             };
             let retry_is_safe = error.retry_is_safe();
             let returned = error.request.map(|request| request.into_parts().0.headers);
-            SendFailed { refused: Refused::from(error.error), failure, retry_is_safe, returned }
+            SendFailed { refused: Refused::from_endpoint(error.error), failure, retry_is_safe, returned }
         })
     }
 }

@@ -17,6 +17,7 @@ use super::histogram::Sum;
 use super::labels::{Id, Interner, NONE, OTHER, client};
 use super::process;
 use super::shard::{Front, Numbers, Shard};
+use super::traffic::{self, Pair, Refused};
 use crate::record::{Protocol, Stage};
 
 /// How many different label values there may be.
@@ -120,6 +121,16 @@ impl Metrics {
         page(families, openmetrics)
     }
 
+    /// Who spoke with whom since the start, the most lively first.
+    pub fn traffic(&self) -> Vec<Pair> {
+        traffic::pairs(&self.numbers, &self.shards.lock())
+    }
+
+    /// Refusals since the start, by stage, code and fault, the most frequent first.
+    pub fn refusals(&self) -> Vec<Refused> {
+        traffic::refusals(&self.shards.lock())
+    }
+
     /// The families that tell services and clients apart.
     fn by_service(&self, shards: &[Arc<Shard>]) -> Vec<Family> {
         let services = self.numbers.services.values();
@@ -173,11 +184,12 @@ impl Metrics {
                 ];
                 ended.add(labels, count);
             }
-            for ((id, spoken), traffic) in shard.traffic.lock().iter() {
-                let side = |direction: &str| vec![("direction", direction.to_owned()), ("service", service(*id))];
+            for (key, traffic) in shard.traffic.lock().iter() {
+                let side =
+                    |direction: &str| vec![("direction", direction.to_owned()), ("service", service(key.service))];
                 bytes.add(side("received"), &traffic.received);
                 bytes.add(side("sent"), &traffic.sent);
-                let labels = vec![("service", service(*id)), ("protocol", protocol(*spoken))];
+                let labels = vec![("service", service(key.service)), ("protocol", protocol(key.protocol))];
                 seconds.entry(labels).or_default().add(&traffic.request_seconds);
             }
         }

@@ -44,7 +44,7 @@ pub(super) struct Shard {
     pub(super) routes: Series<RouteKey, AtomicU64>,
     pub(super) retries_skipped: Series<Box<str>, AtomicU64>,
     pub(super) ended: Series<ConnectionKey, AtomicU64>,
-    pub(super) traffic: Series<(Id, Option<Protocol>), Traffic>,
+    pub(super) traffic: Series<TrafficKey, Traffic>,
 }
 
 /// Counts with labels.
@@ -82,9 +82,22 @@ pub(super) struct ConnectionKey {
     pub(super) outcome: &'static str,
 }
 
-/// What went to and from one service.
+/// Who spoke with whom.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct TrafficKey {
+    pub(super) service: Id,
+    pub(super) client: Id,
+    pub(super) cluster: Id,
+    pub(super) protocol: Option<Protocol>,
+}
+
+/// What went between one client and one service.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
+    /// Requests, or connections where bytes are all that is seen.
+    pub(super) ended: AtomicU64,
+    /// Those of them that the service or the gateway failed.
+    pub(super) failed: AtomicU64,
     pub(super) received: AtomicU64,
     pub(super) sent: AtomicU64,
     pub(super) request_seconds: Histogram,
@@ -114,7 +127,7 @@ pub struct Front {
     routes: Cache<RouteKey, AtomicU64>,
     retries_skipped: Cache<Box<str>, AtomicU64>,
     ended: Cache<ConnectionKey, AtomicU64>,
-    traffic: Cache<(Id, Option<Protocol>), Traffic>,
+    traffic: Cache<TrafficKey, Traffic>,
 }
 
 impl Front {
@@ -188,9 +201,9 @@ impl Front {
         self.ended.at(&self.shard.ended, &key, || key, coarse, self.numbers.max_series, add_one);
     }
 
-    fn count_traffic(&self, record: &Record, service: Id) {
-        let key = (service, record.protocol);
-        let coarse = || (OTHER, record.protocol);
+    fn count_traffic(&self, record: &Record, service: Id, client: Id) {
+        let key = TrafficKey { service, client, cluster: self.cluster(record), protocol: record.protocol };
+        let coarse = || TrafficKey { service: OTHER, client: OTHER, ..key };
         self.traffic.at(
             &self.shard.traffic,
             &key,
@@ -198,6 +211,10 @@ impl Front {
             coarse,
             self.numbers.max_series,
             |traffic| {
+                add_one(&traffic.ended);
+                if failed(record) {
+                    add_one(&traffic.failed);
+                }
                 traffic.received.fetch_add(record.bytes_received, Ordering::Relaxed);
                 traffic.sent.fetch_add(record.bytes_sent, Ordering::Relaxed);
                 if record.request.is_some() {
@@ -264,12 +281,12 @@ impl Observer for Front {
             if let Some(route) = &request.route {
                 self.count_route(service, route, request.status);
             }
-            self.count_traffic(record, service);
+            self.count_traffic(record, service, client);
         } else {
             self.count_connection(record, service, client);
             // The bytes of an HTTP connection are those of its requests, which have been counted.
             if record.protocol == Some(Protocol::Opaque) {
-                self.count_traffic(record, service);
+                self.count_traffic(record, service, client);
             }
         }
     }
@@ -278,6 +295,18 @@ impl Observer for Front {
 /// Whether the target is a service of ours, rather than any name a peer thought of: it came past `route`.
 fn is_known(record: &Record) -> bool {
     record.endpoint.is_some() || matches!(record.outcome, Outcome::Refused { stage, .. } if stage >= Stage::Balance)
+}
+
+/// Whether the client got less than it could expect from a service in order: the gateway's or the service's failure, not a
+/// refusal by the policy and not the client's own mistake. gRPC's codes are those that Linkerd counts as failures.
+fn failed(record: &Record) -> bool {
+    match record.outcome {
+        Outcome::Refused { fault, .. } => matches!(fault, Fault::Ours | Fault::Upstream),
+        Outcome::Abandoned | Outcome::Served => record.request.as_ref().is_some_and(|request| {
+            request.status.is_some_and(|status| status >= 500)
+                || request.grpc_status.is_some_and(|status| matches!(status, 2 | 4 | 7 | 13 | 14 | 15))
+        }),
+    }
 }
 
 /// How many different texts (errno names, codes) one family may hold. They come from the program, not from peers.

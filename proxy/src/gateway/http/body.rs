@@ -24,6 +24,7 @@ use super::{headers, identify};
 use crate::balance::{Failure, Guard};
 use crate::connect::Streamed;
 use crate::gateway::paced::Pacer;
+use crate::gateway::refuse;
 
 /// What is sent to a client: nothing, a few bytes of our own, or what an endpoint answers.
 #[derive(Debug)]
@@ -114,6 +115,13 @@ impl http_body::Body for Body {
                         exchange.gateway().failed(&guard, Failure::Reset);
                     }
                     exchange.broken();
+                    if exchange.grpc {
+                        // A client of gRPC reads why in trailers; a stream that is merely reset says less.
+                        let trailers = refuse::broken_trailers();
+                        exchange.note_grpc_status(trailers.get("grpc-status"));
+                        self.source = Source::Ours(Full::default());
+                        frame = Some(Ok(Frame::trailers(trailers)));
+                    }
                 }
             }
             None => self.ended(),

@@ -12,14 +12,15 @@ pub(crate) mod exchange;
 mod guarded;
 mod headers;
 pub mod identify;
+mod orig_proto;
 mod plan;
 mod request;
 mod retire;
 pub(super) mod session;
+mod towards;
 mod upgrade;
 mod websocket;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -37,7 +38,7 @@ use self::retire::Retirement;
 use self::session::{HttpSession, Tick};
 use super::Gateway;
 use super::connection::Places;
-use super::refuse::Refused;
+use super::refuse::{Refused, Reset};
 use super::trust::Trust;
 use crate::detect::Naming;
 use crate::drain::Phase;
@@ -295,10 +296,10 @@ where
     }
 }
 
-/// hyper's service: a request in, a response out, never an error.
+/// hyper's service: a request in, a response out, and no error but the endpoint's reset of the same HTTP/2 stream.
 async fn answer(
     session: Rc<HttpSession>,
     request: http::Request<hyper::body::Incoming>,
-) -> Result<http::Response<body::Body>, Infallible> {
-    Ok(request::handle(session, request).await)
+) -> Result<http::Response<body::Body>, Reset> {
+    request::handle(session, request).await
 }
