@@ -74,7 +74,8 @@ fn section(plane: &Plane, more: &str) -> String {
     let addr = plane.addr;
     format!(
         "linkerd: {{ enabled: true, destination: '{addr}', policy: '{addr}', destination_identity: {CONTROL}, \
-         policy_identity: {CONTROL}, namespace: mc, node: n1, pod: gw, max_backoff: 200ms{more} }}"
+         policy_identity: {CONTROL}, namespace: mc, node: n1, pod: gw, max_backoff: 200ms, negative_ttl: 200ms, \
+         initial_timeout: 60s{more} }}"
     )
 }
 
@@ -521,8 +522,9 @@ async fn failures_of_a_retryable_route_are_tried_elsewhere_with_their_bodies() {
     let (bad, failed) = failing(1000).await;
     let plane = knowing(&[web.addr, bad]).await;
     with_routes(&plane, vec![Route { is_retryable: true, ..route("/echo") }], 0.2, 100);
-    let setup = setup(&plane).set("balance", "max_response_failures", "1000").set("http", "max_retry_body", "2KiB");
-    let world = setup.start().await;
+    // The balancer soon forgets what failing costs: else the one that fails would not be asked again.
+    let setup = setup(&plane).set("balance", "max_response_failures", "1000").set("balance", "decay", "5ms");
+    let world = setup.set("http", "max_retry_body", "2KiB").start().await;
     let mut http = world.shop().header_h1("web", 80).await;
     let body = "b".repeat(1000);
     let before = || failed.load(std::sync::atomic::Ordering::SeqCst);
@@ -693,4 +695,36 @@ async fn bodies_are_kept_for_retries_only_within_the_limit_over_http2_too() {
     let line = world.logged(|line| line["status"] == 503).await;
     assert_eq!(line["retries"], 2, "http.max_retries");
     world.counted("isthmus_route_retries_skipped_total", &[("reason", "limit")], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_grpc_call_that_fails_at_once_is_retried_though_its_status_is_in_the_trailers() {
+    let web = upstream::http().await;
+    let plane = knowing(&[web.addr]).await;
+    with_routes(&plane, vec![Route { is_retryable: true, ..route("/grpc/.*") }], 0.2, 100);
+    let world = start(&plane).await;
+    let session = session(&world, "web").await;
+    let call = async |status: &str| {
+        let request = Request::post(format!("http://web/grpc/{status}")).header("content-type", "application/grpc");
+        session.ask(request.body(empty()).unwrap()).await
+    };
+    // Where the trailers come later than the head they are not waited for: it must be seen once, not always.
+    let mut seen = web.seen().len();
+    let retried = async {
+        loop {
+            let answer = call("14").await;
+            assert_eq!((answer.status, &answer.trailers["grpc-status"]), (200, &"14".parse().unwrap()));
+            let now = web.seen().len();
+            if now - seen == 3 {
+                return;
+            }
+            seen = now;
+        }
+    };
+    soon(retried).await;
+    let before = web.seen().len();
+    for status in ["0", "5"] {
+        assert_eq!(call(status).await.trailers["grpc-status"], status);
+    }
+    assert_eq!(web.seen().len(), before + 2, "what is no failure is not retried");
 }

@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use http::header::{EXPECT, FORWARDED, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, Uri};
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 
@@ -202,7 +203,7 @@ async fn deliver(
             }
         });
         let error = match sent? {
-            Ok(response) => {
+            Ok(mut response) => {
                 if let Some(gate) = &gate {
                     gate.open();
                 }
@@ -212,7 +213,7 @@ async fn deliver(
                 } else {
                     pick.guard.succeeded();
                 }
-                match (plan.after(&response, &body, may_retry), copy) {
+                match (plan.after(&mut response, &body, may_retry), copy) {
                     (Verdict::Again(again), Some(headers)) => {
                         body = again;
                         head.headers = headers;
