@@ -12,7 +12,9 @@ mod connect;
 mod demo;
 mod detect;
 mod drain;
+mod faults;
 mod http;
+mod kubernetes;
 #[path = "../linkerd/control.rs"]
 mod linkerd_control;
 #[path = "../linkerd/destination.rs"]

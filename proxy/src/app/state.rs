@@ -8,8 +8,10 @@ use isthmus_probe::health::Health;
 use serde_json::{Value, json};
 
 use crate::authorise::{self, Call};
+use crate::fault::Refusal;
 use crate::gateway::Shared;
 use crate::route::State;
+use crate::sources::Source;
 use crate::sources::files::{self, Reload};
 use crate::telemetry::recent::Recent;
 
@@ -30,17 +32,19 @@ pub(super) struct Seen {
     pub(super) reload: files::Status,
     pub(super) policy_reload: files::Status,
     pub(super) recent: Recent,
+    pub(super) sources: Vec<Arc<dyn Source>>,
 }
 
 impl Seen {
     /// The whole page.
     pub(super) fn page(&self) -> Value {
-        let Self { shared, health, probe, reload, policy_reload, recent } = self;
+        let Self { shared, health, probe, reload, policy_reload, recent, sources: asked } = self;
         let mut page = state(shared, health, probe);
         if let Value::Object(fields) = &mut page {
             fields.insert("reload".to_owned(), reloads(&reload.read()));
             fields.insert("policy".to_owned(), policy(shared, &policy_reload.read()));
             fields.insert("refused".to_owned(), refused(recent));
+            fields.insert("sources".to_owned(), sources(asked));
         }
         page
     }
@@ -60,6 +64,21 @@ pub(super) fn reloads(reload: &Reload) -> Value {
             "seen": timestamp(problem.seen),
         })),
     })
+}
+
+/// Where services are learned of, and how old what is known is.
+fn sources(asked: &[Arc<dyn Source>]) -> Value {
+    let rows = asked.iter().map(|source| {
+        let report = source.report();
+        json!({
+            "source": report.name,
+            "age_seconds": report.age.map(|age| age.as_secs_f64()),
+            "services": report.services,
+            "failures": report.failures,
+            "details": source.details(),
+        })
+    });
+    rows.collect()
 }
 
 pub(super) fn refused(recent: &Recent) -> Value {
@@ -130,6 +149,7 @@ fn services(shared: &Shared) -> Value {
             State::Failing => ("failing", 0),
             State::Missing => ("missing", 0),
             State::Pending => ("pending", 0),
+            State::Refused(error) => (error.code(), 0),
         };
         json!({
             "service": service.target().to_string(),

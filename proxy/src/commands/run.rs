@@ -34,6 +34,9 @@ pub struct Args {
     /// Listen here instead of admin.listen
     #[arg(long, env = "ISTHMUS_ADMIN_LISTEN", value_name = "ADDR")]
     admin_listen: Option<SocketAddr>,
+    /// The gateway's own address in the cluster, instead of sources.kubernetes.pod_ip
+    #[arg(long, env = "ISTHMUS_POD_IP", value_name = "IP")]
+    pod_ip: Option<IpAddr>,
     /// Log this instead of telemetry.log
     #[arg(long, env = "ISTHMUS_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -78,6 +81,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     if args.check {
+        if let Err(error) = config.check_discovery() {
+            eprintln!("isthmus: {error:#}");
+            return Ok(ExitCode::from(BAD_USAGE));
+        }
         for warning in credentials.warnings() {
             eprintln!("warning: {warning}");
         }
@@ -126,6 +133,7 @@ fn configured(args: &Args) -> anyhow::Result<Config> {
     file.accept.listen = args.gateway_listen.unwrap_or(file.accept.listen);
     file.probe.listen = args.probe_listen.unwrap_or(file.probe.listen);
     file.admin.listen = args.admin_listen.unwrap_or(file.admin.listen);
+    file.sources.kubernetes.pod_ip = args.pod_ip.or(file.sources.kubernetes.pod_ip);
     if let Some(log) = &args.log {
         file.telemetry.log.clone_from(log);
     }

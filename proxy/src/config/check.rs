@@ -83,6 +83,7 @@ impl Config {
         }
         self.check_identify()?;
         self.check_linkerd()?;
+        self.check_kubernetes()?;
         self.check_services()
     }
 }

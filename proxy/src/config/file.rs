@@ -12,7 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::scalar::{
-    Authority, ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, HostPortText, IdentityText, Size, Time,
+    Authority, ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, HostPortText, IdentityText, NamespaceName,
+    Size, Time,
 };
 use crate::authorise;
 
@@ -195,12 +196,14 @@ section! {
 }
 
 section! {
-    /// Where services are found. The table is asked first, then the control plane where there is one, else DNS.
+    /// Where services are found. The table is asked first, then a Linkerd control plane, then Kubernetes, then DNS.
     Sources {
         /// Services by name and port.
         services: Vec<Service> = Vec::new(),
         /// A Linkerd control plane.
         linkerd: Linkerd = Linkerd::default(),
+        /// The Kubernetes API server.
+        kubernetes: Kubernetes = Kubernetes::default(),
         /// Cluster DNS.
         dns: Dns = Dns::default(),
     }
@@ -387,6 +390,45 @@ section! {
         lifetime: Time = secs(3600),
         /// The longest wait between two attempts at what fails. The first is 100 ms.
         max_backoff: Time = secs(10),
+    }
+}
+
+section! {
+    /// The Kubernetes API server: Services and EndpointSlices, watched.
+    Kubernetes {
+        /// Watches the API server. It needs the right to list and watch services and endpointslices, which is why it is off unless
+        /// asked for; the chart asks for it and grants the right.
+        enabled: bool = false,
+        /// A kubeconfig to reach it by; where absent, the pod's service account.
+        kubeconfig: Option<PathBuf> = None,
+        /// The namespaces to watch, each by itself, so that a Role in each is right enough; all at once where empty.
+        namespaces: Vec<NamespaceName> = Vec::new(),
+        /// Which services are exported, as `kubectl -l` takes it. The default is the label by which Linkerd's mirrors choose
+        /// what goes through a gateway; `remote-discovery`, its other value, is for networks without one.
+        selector: String = "mirror.linkerd.io/exported=true".to_owned(),
+        /// The cluster's domain: services are named below `svc.` and this.
+        cluster_domain: DnsName = DnsName("cluster.local".parse().expect("a valid name")),
+        /// Not ready until the API server has told all services once: a gateway that knows none would refuse everything, and a
+        /// load balancer would rather send that to its siblings. Once they are told, what was told last serves, however long
+        /// the API server is away. Turn it off where the table or DNS alone are worth being sent traffic for.
+        required: bool = true,
+        /// How long one watch lasts before it is begun anew; a server that has vanished without a word is noticed 5 s later. A
+        /// watch that is begun anew costs the server next to nothing, one that is dead costs the gateway what has moved meanwhile.
+        watch_timeout: Time = secs(60),
+        /// How long the server may take to begin an answer, or to go on with a list. Its own limit is 60 s; half of that is no
+        /// answer that a gateway is helped by.
+        answer_timeout: Time = secs(30),
+        /// How long to wait after the first failure; each further wait is twice as long. It is also the least time between two watches.
+        backoff_min: Time = secs(1),
+        /// The longest wait: how late a server that has come back may be noticed.
+        backoff_max: Time = secs(30),
+        /// Objects asked for at once. 500 is what every client of Kubernetes asks for: some megabytes, while they are read.
+        page_size: u32 = 500,
+        /// The gateway's own address in the cluster, by which it finds the zone that it runs in among the endpoints, where
+        /// `balance.zone` says none. `ISTHMUS_POD_IP` sets it for each pod.
+        pod_ip: Option<IpAddr> = None,
+        /// Takes addresses that lead to this host (loopback, link-local). For trying things out.
+        allow_local: bool = false,
     }
 }
 

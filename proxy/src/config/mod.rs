@@ -9,6 +9,7 @@
 mod check;
 pub mod file;
 mod identify;
+mod kubernetes;
 pub mod linkerd;
 pub mod reference;
 pub mod scalar;
@@ -220,11 +221,14 @@ impl Config {
         Ok((config.policy(own.as_ref())?, Some(config)))
     }
 
-    /// Whether a service can be reached where only exported ones can, as far as this file tells: by its table, else by what finds it.
+    /// Whether a service can be reached where only exported ones can, as far as this file tells: by its table, else by what
+    /// finds it.
     pub fn exported(&self, target: &Target) -> bool {
         let table = &self.file.sources.services;
         match table.iter().find(|service| service.name.0 == target.name && service.port == target.port) {
             Some(service) => service.exported,
+            // A label in the cluster decides, which no file tells: the rules are then all that is left to judge by.
+            None if self.file.sources.kubernetes.enabled => true,
             None => self.file.sources.found_exported(),
         }
     }
@@ -278,7 +282,7 @@ impl Config {
     pub fn balance(&self) -> balance::Settings {
         let balance = &self.file.balance;
         balance::Settings {
-            zone: balance.zone.as_deref().map(Arc::from),
+            zone: balance.zone.as_deref().map(balance::Zone::known).unwrap_or_default(),
             first_rtt: balance.first_rtt.0,
             decay: balance.decay.0,
             max_connect_failures: balance.max_connect_failures,

@@ -293,6 +293,25 @@ impl FromStr for ClusterName {
     }
 }
 
+/// The name of a namespace of Kubernetes: a DNS label (RFC 1123) in lower case.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct NamespaceName(pub Arc<str>);
+
+impl FromStr for NamespaceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let fits = text.bytes().all(|byte| plain(byte) || byte == b'-');
+        let ends = [text.bytes().next(), text.bytes().next_back()].into_iter().all(|end| end.is_some_and(plain));
+        if fits && ends && text.len() <= 63 {
+            Ok(Self(text.into()))
+        } else {
+            Err(format!("`{text}` is no namespace; write 1 to 63 lower-case letters, digits and `-`"))
+        }
+    }
+}
+
 /// SHA-256 of a certificate, in hexadecimal digits with or without colons.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct FingerprintText(pub Fingerprint);
@@ -316,11 +335,18 @@ impl fmt::Display for FingerprintText {
     }
 }
 
-shown_by_its_inside!(ClusterName, FieldName);
+shown_by_its_inside!(ClusterName, FieldName, NamespaceName);
 
 text_scalar!(FieldName, "FieldName", "the name of an HTTP header", r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", |text| text
     .parse());
 text_scalar!(ClusterName, "ClusterName", "the name of a cluster", r"^[A-Za-z0-9_./:-]{1,63}$", |text| text.parse());
+text_scalar!(
+    NamespaceName,
+    "NamespaceName",
+    "the name of a namespace",
+    r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+    |text| { text.parse() }
+);
 text_scalar!(
     FingerprintText,
     "Fingerprint",

@@ -123,6 +123,8 @@ fn answer(refused: &Refused) -> Answer {
         }
         code if code.starts_with("authorise.") => row(403, 7, "unauthorized request on route", false),
         "route.suffix" | "route.unknown_service" => row(404, 5, "bad gateway domain", false),
+        "route.external_name" => row(404, 5, "service leads out of the cluster", false),
+        "route.no_such_port" => row(404, 5, "service has no such port", false),
         "route.loop" => row(508, 10, "gateway loop detected", true),
         "route.ipv6_literal" => row(400, 3, "services are named, an IPv6 address names none", false),
         "route.no_authority" | "route.bad_authority" => row(400, 3, "the request names no service", false),

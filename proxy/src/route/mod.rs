@@ -22,7 +22,7 @@ use crate::fault::{Fault, Refusal};
 use crate::identity::Identity;
 
 pub use self::budget::{Budget, Terms};
-pub use self::directory::{Demand, Demands, Directory, Published};
+pub use self::directory::{Catalogue, Demand, Demands, Directory, Published};
 pub use self::profile::{Branch, Condition, Connections, Profile, ResponseCondition, Rule, Taker};
 pub use self::service::{Claim, Service, State};
 
@@ -92,6 +92,9 @@ pub enum Error {
     /// The sources did not answer in time.
     #[error("no answer in time about where the service is")]
     DiscoveryTimeout,
+    /// The service is another name, which leads out of the cluster.
+    #[error("the service is an ExternalName: only services with endpoints in this cluster are served")]
+    ExternalName,
     /// An IPv4 address in the place of a name.
     #[error("an IPv4 address names no service")]
     Ipv4Literal,
@@ -107,6 +110,9 @@ pub enum Error {
     /// The request has no authority.
     #[error("no authority says which service is meant")]
     NoAuthority,
+    /// The service is known, the port is none of its.
+    #[error("the service has no such TCP port")]
+    NoSuchPort,
     /// The name is outside the allowed suffixes.
     #[error("the name lies outside the allowed suffixes")]
     Suffix,
@@ -123,7 +129,11 @@ impl Refusal for Error {
             }
             Self::Capacity => Fault::Ours,
             Self::Suffix => Fault::Policy,
-            Self::DiscoveryTimeout | Self::LookupFailed | Self::UnknownService => Fault::Upstream,
+            Self::DiscoveryTimeout
+            | Self::ExternalName
+            | Self::LookupFailed
+            | Self::NoSuchPort
+            | Self::UnknownService => Fault::Upstream,
         }
     }
 
@@ -132,11 +142,13 @@ impl Refusal for Error {
             Self::BadAuthority(_) => "route.bad_authority",
             Self::Capacity => "route.capacity",
             Self::DiscoveryTimeout => "route.discovery_timeout",
+            Self::ExternalName => "route.external_name",
             Self::Ipv4Literal => "route.ipv4_literal",
             Self::Ipv6Literal => "route.ipv6_literal",
             Self::LookupFailed => "route.lookup_failed",
             Self::Loop => "route.loop",
             Self::NoAuthority => "route.no_authority",
+            Self::NoSuchPort => "route.no_such_port",
             Self::Suffix => "route.suffix",
             Self::UnknownService => "route.unknown_service",
         }

@@ -28,6 +28,8 @@ pub enum State {
     Missing,
     /// No source has answered yet.
     Pending,
+    /// A source knows the service, and why nothing can be sent there.
+    Refused(Error),
 }
 
 /// A source's place in the order of sources: the lower number wins a service that two of them know.
@@ -94,7 +96,7 @@ impl Service {
     pub fn known(&self) -> Option<Arc<Endpoints>> {
         match &**self.state.load() {
             State::Known(endpoints) => Some(Arc::clone(endpoints)),
-            State::Failing | State::Missing | State::Pending => None,
+            State::Failing | State::Missing | State::Pending | State::Refused(_) => None,
         }
     }
 
@@ -155,17 +157,20 @@ impl Service {
             return false;
         }
         *holder = claim;
-        self.exported.store(exported, Ordering::Relaxed);
+        let flipped = self.exported.swap(exported, Ordering::Relaxed) != exported;
         // The same endpoints again keep their `Arc`, so that no worker rebuilds what has not changed.
         let unchanged = match (&**self.state.load(), &state) {
             (State::Known(old), State::Known(new)) => old == new,
             (State::Failing, State::Failing) | (State::Missing, State::Missing) | (State::Pending, State::Pending) => {
                 true
             }
+            (State::Refused(old), State::Refused(new)) => old == new,
             _ => false,
         };
         if !unchanged {
             self.state.store(Arc::new(state));
+        }
+        if !unchanged || flipped {
             self.changed.notify_waiters();
         }
         true
@@ -216,6 +221,16 @@ impl Service {
             State::Known(endpoints) => Some(Ok(Arc::clone(endpoints))),
             State::Missing => Some(Err(Error::UnknownService)),
             State::Pending => None,
+            State::Refused(error) => Some(Err(*error)),
+        }
+    }
+
+    /// Whether it is known and leads nowhere now.
+    pub(super) fn leads_nowhere(&self) -> bool {
+        match &**self.state.load() {
+            State::Known(endpoints) => endpoints.list.is_empty(),
+            State::Failing | State::Missing | State::Refused(_) => true,
+            State::Pending => false,
         }
     }
 

@@ -40,10 +40,11 @@ use super::Gateway;
 use super::connection::Places;
 use super::refuse::{Refused, Reset};
 use super::trust::Trust;
+use super::worker::beside;
 use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;
-use crate::record::Peer;
+use crate::record::{Observer, Peer};
 use crate::wire::http1_guard::Limits;
 
 /// How HTTP is served. Keys below `http:` in the configuration.
@@ -109,16 +110,13 @@ impl Default for Settings {
     }
 }
 
-/// Runs hyper's per-stream futures on the worker's own runtime.
-#[derive(Clone, Copy, Debug)]
-struct OnWorker;
+/// Runs hyper's per-stream futures on the worker's own runtime. A panic in one ends its stream alone.
+#[derive(Clone, Debug)]
+struct OnWorker(Rc<dyn Observer>);
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker
-where
-    F::Output: 'static,
-{
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        beside(&self.0, future);
     }
 }
 
@@ -172,7 +170,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let settings = &start.gateway.http;
-    let mut builder = http2::Builder::new(OnWorker);
+    let mut builder = http2::Builder::new(OnWorker(Rc::clone(&start.gateway.observer)));
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol()
