@@ -155,6 +155,7 @@ fn state(world: &World, name: &str) -> &'static str {
         Some(isthmus::route::State::Known(_)) => "known",
         Some(isthmus::route::State::Missing) => "missing",
         Some(isthmus::route::State::Pending) => "pending",
+        Some(isthmus::route::State::Refused(_)) => "refused",
     }
 }
 
@@ -592,6 +593,8 @@ async fn saying(word: &'static str) -> SocketAddr {
 async fn heard(world: &World, name: &str) -> String {
     let mut stream = world.shop().opaque(name, 80).await;
     let (bytes, _) = listen(&mut stream).await;
+    // In order, or the gateway would rightly say that the client broke off.
+    let _ = stream.shutdown().await;
     String::from_utf8(bytes).unwrap()
 }
 
