@@ -11,9 +11,9 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use super::Start;
 use super::guarded::Framing;
 use super::identify::{Caller, Known, Pen};
+use super::{Head, Start};
 use crate::addr::Target;
 use crate::detect::Naming;
 use crate::gateway::Gateway;
@@ -30,8 +30,7 @@ pub(crate) struct HttpSession {
     pub(crate) client: Identity,
     pub(crate) naming: Naming,
     pub(crate) trust: Trust,
-    /// Present on HTTP/1.
-    pub(super) framing: Option<Framing>,
+    head: Head,
     known: Known,
     places: Places,
     active: Cell<u32>,
@@ -56,7 +55,7 @@ pub(super) enum Tick {
 }
 
 impl HttpSession {
-    pub(super) fn new(start: Start, framing: Option<Framing>) -> Self {
+    pub(super) fn new(start: Start, head: Head) -> Self {
         let now = Instant::now();
         let Start { gateway, peer, client, naming, trust, places } = start;
         Self {
@@ -65,12 +64,27 @@ impl HttpSession {
             client,
             naming,
             trust,
-            framing,
+            head,
             known: Known::default(),
             places,
             active: Cell::new(0),
             opened: now,
             idle_since: Cell::new(now),
+        }
+    }
+
+    /// The guard over what is read; present on HTTP/1.
+    pub(super) fn framing(&self) -> Option<&Framing> {
+        match &self.head {
+            Head::Http1(framing) => Some(framing),
+            Head::Http2(_) => None,
+        }
+    }
+
+    fn head_since(&self) -> Option<Instant> {
+        match &self.head {
+            Head::Http1(framing) => framing.head_since(),
+            Head::Http2(clock) => clock.since(),
         }
     }
 
@@ -87,6 +101,7 @@ impl HttpSession {
     pub(super) fn request_started(&self) {
         self.places.census.request();
         self.active.set(self.active.get() + 1);
+        self.gateway.requests.set(self.gateway.requests.get() + 1);
     }
 
     /// Whether a request is under way.
@@ -96,6 +111,7 @@ impl HttpSession {
 
     pub(super) fn request_ended(&self) {
         self.active.set(self.active.get().saturating_sub(1));
+        self.gateway.requests.set(self.gateway.requests.get().saturating_sub(1));
         self.idle_since.set(Instant::now());
     }
 
@@ -104,17 +120,16 @@ impl HttpSession {
     pub(super) fn next_look(&self, now: Instant) -> Instant {
         let settings = &self.gateway.http;
         let idle = if self.active.get() == 0 { self.idle_since.get() } else { now } + settings.idle_timeout;
-        let head = self.framing.as_ref().map(|framing| framing.head_since().unwrap_or(now) + settings.header_timeout);
+        let head = self.head_since().unwrap_or(now) + settings.header_timeout;
         let age = settings.max_age.map(|age| self.opened + age).filter(|at| *at > now);
-        let next = [Some(idle), head, age].into_iter().flatten().min().unwrap_or(idle);
+        let next = age.unwrap_or(idle).min(idle).min(head);
         next.max(now + SOONEST_LOOK)
     }
 
     pub(super) fn tick(&self, now: Instant) -> Tick {
         let settings = &self.gateway.http;
         let over = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
-        let head_since = self.framing.as_ref().and_then(Framing::head_since);
-        if head_since.is_some_and(|since| over(since, settings.header_timeout)) {
+        if self.head_since().is_some_and(|since| over(since, settings.header_timeout)) {
             return Tick::SlowHead;
         }
         if self.active.get() == 0 && over(self.idle_since.get(), settings.idle_timeout) {

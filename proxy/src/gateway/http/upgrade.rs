@@ -159,7 +159,7 @@ async fn switch(
     let upstream = hyper::upgrade::on(&mut answer);
     let client_key = parts.headers.get(SEC_WEBSOCKET_KEY);
     let response = agreed_response(&answer, &protocol, client_key, over_h2);
-    if let Some(framing) = &session.framing {
+    if let Some(framing) = session.framing() {
         framing.upgraded();
     }
     let upstream = async move { upstream.await.map(TokioIo::new) };
@@ -263,7 +263,7 @@ fn join<U>(session: &Rc<HttpSession>, held: Held, client: OnUpgrade, (upstream, 
 where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    if let Some(framing) = &session.framing {
+    if let Some(framing) = session.framing() {
         framing.upgraded();
     }
     join_later(session, held, client, (std::future::ready(Ok(upstream)), at), guard);
