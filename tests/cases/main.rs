@@ -13,6 +13,10 @@ mod demo;
 mod detect;
 mod drain;
 mod http;
+mod kubernetes;
+#[path = "../linkerd/control.rs"]
+mod linkerd_control;
+mod mesh;
 mod probe;
 mod relay;
 mod route;

@@ -7,7 +7,11 @@
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
 mod assertions;
+mod kubernetes;
+mod linkerd;
+mod overview;
 mod state;
+mod traces;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
@@ -147,18 +151,20 @@ impl App {
             probe: sockets.probe.local_addr()?,
             admin: sockets.admin.local_addr()?,
         };
+        let balance = config.balance();
         let shared = Shared {
             tls: config.tls(),
             accept: config.accept(),
             detect: config.detect(),
             route: config.route(),
-            balance: config.balance(),
+            balance: balance.clone(),
             connect: config.connect(),
             pool: config.pool(),
             relay: config.relay(),
             http: config.http(),
             identify: config.identify(),
             assertions: assertions.clone(),
+            trace: config.trace(),
             clusters: Arc::new(config.clusters()),
             credentials,
             policy: Arc::new(Live::new(policy)),
@@ -188,9 +194,10 @@ impl App {
         }
 
         let control = Handle::current();
-        let sources = start_sources(config, &directory)?;
+        let found = kubernetes::start(config, &directory, &health, balance.zone, &metrics)?;
+        let sources = start_sources(config, &directory, &shared.credentials, found)?;
         show_sources(&metrics, &sources);
-        drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources)));
+        drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources.clone())));
 
         let (doors, workers) = start_workers(config, &shared, &metrics, (&access_log, &recent))?;
         let tally = AcceptTally(metrics.front());
@@ -214,8 +221,15 @@ impl App {
             reload: reload.clone(),
             policy_reload: policy_reload.clone(),
             recent,
+            sources: sources.clone(),
         };
-        let shown = admin_sources(config, seen, &metrics, log)?;
+        let overview = overview::Overview {
+            seen,
+            metrics: Arc::clone(&metrics),
+            sources,
+            max_connections: config.file.accept.max_connections,
+        };
+        let shown = admin_sources(config, overview, log)?;
         let settings = config.admin();
         drop(control.spawn(admin::serve(TcpListener::from_std(sockets.admin)?, shown, settings)));
 
@@ -345,13 +359,15 @@ fn start_workers(
         count => count,
     };
     let (metrics, access_log, recent) = (Arc::clone(metrics), access_log.clone(), recent.clone());
+    let tracer = traces::start(config, &metrics)?;
     let observer: worker::MakeObserver = Arc::new(move |_| {
-        let observers: Vec<Rc<dyn Observer>> = vec![
+        let mut observers: Vec<Rc<dyn Observer>> = vec![
             Rc::new(metrics.front()),
             Rc::new(access_log.clone()),
             Rc::new(Refusals::new(LINES_PER_CODE)),
             Rc::new(recent.clone()),
         ];
+        observers.extend(tracer.as_ref().map(|tracer| tracer()));
         Rc::new(Fan::new(observers))
     });
     let mut doors = Vec::new();
@@ -368,12 +384,19 @@ fn start_workers(
 const LINES_PER_CODE: u32 = 5;
 
 /// The sources of services, in the order in which they are asked.
-fn start_sources(config: &Config, directory: &Arc<Directory>) -> anyhow::Result<Vec<Arc<dyn Source>>> {
+fn start_sources(
+    config: &Config,
+    directory: &Arc<Directory>,
+    credentials: &Arc<Live<Credentials>>,
+    kubernetes: Option<Arc<dyn Source>>,
+) -> anyhow::Result<Vec<Arc<dyn Source>>> {
     let fixed = Fixed::new(Claim(0), config.services());
     fixed.publish(directory);
     let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(fixed)];
+    sources.extend(linkerd::start(config, credentials, Claim(1))?);
+    sources.extend(kubernetes);
     if let Some(settings) = config.dns() {
-        sources.push(Arc::new(Dns::new(Claim(1), settings, Handle::current()).context("DNS (sources.dns)")?));
+        sources.push(Arc::new(Dns::new(Claim(3), settings, Handle::current()).context("DNS (sources.dns)")?));
     }
     Ok(sources)
 }
@@ -418,11 +441,10 @@ fn show_sources(metrics: &Metrics, sources: &[Arc<dyn Source>]) {
 /// What the admin server reads.
 fn admin_sources(
     config: &Config,
-    seen: state::Seen,
-    metrics: &Arc<Metrics>,
+    overview: overview::Overview,
     log: Option<LogHandle>,
 ) -> anyhow::Result<admin::Sources> {
-    let metrics = Arc::clone(metrics);
+    let (seen, metrics) = (overview.seen.clone(), Arc::clone(&overview.metrics));
     let reads = log.clone();
     let keys = seen
         .shared
@@ -437,6 +459,7 @@ fn admin_sources(
         ready: Arc::clone(&seen.health),
         metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
         state: Arc::new(move || seen.page()),
+        overview: Arc::new(move || overview.page()),
         config: serde_json::to_value(&config.file)?,
         log: admin::LogLevel {
             read: Arc::new(move || reads.as_ref().map(LogHandle::filter).unwrap_or_default()),

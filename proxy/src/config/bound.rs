@@ -126,8 +126,13 @@ impl Config {
             term(
                 "requests",
                 requests,
-                REQUEST_BYTES + HEAD_FACTOR * head + file.http.max_send_buffer.0 + response + ENDPOINT_SEND_BYTES,
-                "workers × http.max_requests × (280 KiB + 4 × http.max_header_bytes + http.max_send_buffer + max(128 KiB, connect.stream_window))",
+                REQUEST_BYTES
+                    + HEAD_FACTOR * head
+                    + file.http.max_send_buffer.0
+                    + response
+                    + file.http.max_retry_body.0
+                    + ENDPOINT_SEND_BYTES,
+                "workers × http.max_requests × (280 KiB + 4 × http.max_header_bytes + http.max_send_buffer + http.max_retry_body + max(128 KiB, connect.stream_window))",
             ),
             term(
                 "request bodies not yet read",

@@ -13,6 +13,7 @@ pub mod http2_frames;
 pub mod preface;
 pub mod proxy_header;
 mod reader;
+pub mod traceparent;
 pub mod transport_header;
 
 /// What the bytes read so far amount to.

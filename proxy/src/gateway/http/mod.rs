@@ -14,14 +14,16 @@ mod headers;
 pub mod identify;
 mod intake;
 mod metered;
+mod orig_proto;
+mod plan;
 mod request;
 mod retire;
 pub(super) mod session;
 mod stalled;
+mod towards;
 mod upgrade;
 mod websocket;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -41,7 +43,7 @@ use self::session::{HttpSession, Tick};
 use self::stalled::OnWorker;
 use super::Gateway;
 use super::connection::Places;
-use super::refuse::Refused;
+use super::refuse::{Refused, Reset};
 use super::trust::Trust;
 use crate::detect::Naming;
 use crate::drain::Phase;
@@ -96,6 +98,8 @@ pub struct Settings {
     pub max_retries: u32,
     /// Retries as a share of requests, so that a failing service is not hit harder for failing.
     pub retry_budget: f64,
+    /// What is kept of a request's body, in bytes, where the service's profile lets it be sent again for its response.
+    pub max_retry_body_bytes: usize,
 }
 
 impl Default for Settings {
@@ -123,6 +127,7 @@ impl Default for Settings {
             keepalive_timeout: Duration::from_secs(3),
             max_retries: 2,
             retry_budget: 0.2,
+            max_retry_body_bytes: 64 * 1024,
         }
     }
 }
@@ -309,10 +314,10 @@ where
     }
 }
 
-/// hyper's service: a request in, a response out, never an error.
+/// hyper's service: a request in, a response out, and no error but the endpoint's reset of the same HTTP/2 stream.
 async fn answer(
     session: Rc<HttpSession>,
     request: http::Request<hyper::body::Incoming>,
-) -> Result<http::Response<body::Body>, Infallible> {
-    Ok(request::handle(session, request).await)
+) -> Result<http::Response<body::Body>, Reset> {
+    request::handle(session, request).await
 }
