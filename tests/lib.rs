@@ -9,6 +9,7 @@
 pub mod h2raw;
 pub mod kubernetes;
 pub mod linkerd;
+pub mod load;
 pub mod mesh;
 pub mod peer;
 pub mod pki;

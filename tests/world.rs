@@ -141,6 +141,11 @@ impl Setup {
 
     /// Starts the gateway.
     pub async fn start(self) -> World {
+        self.start_observed(Arc::new(|_, own| own)).await
+    }
+
+    /// Starts the gateway with something around its observers.
+    pub async fn start_observed(self, observe: isthmus::app::Observe) -> World {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::parse(&folder.path().join("isthmus.yaml"), &self.yaml()).unwrap();
         let pem = Pem {
@@ -151,7 +156,7 @@ impl Setup {
         };
         let credentials = Credentials::from_pem(&pem, &config.credentials()).unwrap();
         let sockets = Sockets::bind(&config).unwrap();
-        let app = App::start(&config, credentials, sockets, None).await.unwrap();
+        let app = App::start_observed(&config, credentials, sockets, None, observe).await.unwrap();
         let log = folder.path().join("access.log");
         World { addrs: app.addrs, app: Some(app), config, log, folder }
     }

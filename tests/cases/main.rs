@@ -12,6 +12,7 @@ mod connect;
 mod demo;
 mod detect;
 mod drain;
+mod faults;
 mod http;
 mod kubernetes;
 #[path = "../linkerd/control.rs"]

@@ -122,7 +122,7 @@ impl Default for Settings {
 }
 
 /// Serves until the future is dropped, which ends all connections.
-pub async fn serve(listener: TcpListener, sources: Sources, settings: Settings) {
+pub async fn serve(listener: Arc<TcpListener>, sources: Sources, settings: Settings) {
     let answer = Arc::new(Answer::new(sources, settings.log_level_from));
     let permits = Arc::new(Semaphore::new(settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let shared = limited(Arc::clone(&answer), &settings);

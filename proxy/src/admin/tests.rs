@@ -40,7 +40,7 @@ async fn start(sources: Sources, settings: Settings) -> (SocketAddr, JoinSet<()>
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve(listener, sources, settings));
+    tasks.spawn(serve(Arc::new(listener), sources, settings));
     (addr, tasks)
 }
 

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::trust::{Judge, Trust};
+use super::worker::beside;
 use crate::connect::{self, Dial};
 use crate::endpoint::{Endpoint, Tunnel, UpstreamTls};
 use crate::fault::Refusal;
@@ -55,6 +56,10 @@ impl Dialer {
     }
 
     async fn opened(&self, endpoint: &Endpoint, protocol: Protocol) -> Result<Upstream, connect::Error> {
+        #[cfg(fuzzing)]
+        if let Some(stream) = super::in_memory::dialled(endpoint.addr) {
+            return Ok(Upstream::Memory(stream));
+        }
         let tcp = connect::tcp(endpoint.addr, &self.settings).await?;
         match &endpoint.tls {
             None => Ok(Upstream::Plain(tcp)),
@@ -90,7 +95,7 @@ impl Dialer {
         let secured = Secured { stream: connected.stream, cut: Arc::default(), _alive: alive };
         let patience = if protocol == Protocol::Opaque { Duration::ZERO } else { self.distrust_deadline };
         let (cut, distrusted, endpoint) = (Arc::clone(&secured.cut), self.distrusted.clone(), endpoint.clone());
-        tokio::task::spawn_local(async move {
+        beside(&self.judge.observer, async move {
             let ended = async {
                 trust.lost().await;
                 // Nobody there to hear it: the worker is ending.
@@ -140,6 +145,8 @@ impl Dial for Dialer {
 /// A stream to an endpoint.
 #[derive(Debug)]
 pub(crate) enum Upstream {
+    #[cfg(fuzzing)]
+    Memory(tokio::io::DuplexStream),
     Plain(TcpStream),
     Tls(Box<Secured>),
 }
@@ -217,6 +224,8 @@ impl AsyncWrite for Secured {
 macro_rules! either {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
+            #[cfg(fuzzing)]
+            Upstream::Memory($stream) => $call,
             Upstream::Plain($stream) => $call,
             Upstream::Tls($stream) => $call,
         }

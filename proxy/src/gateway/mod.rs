@@ -15,6 +15,8 @@ mod connection;
 mod dial;
 mod handshakes;
 pub mod http;
+#[cfg(fuzzing)]
+pub mod in_memory;
 pub mod networks;
 mod paced;
 pub mod probe;
@@ -38,6 +40,7 @@ use std::time::Duration;
 use ::http::{HeaderMap, Request, Response};
 use isthmus_probe::endpoint::Endpoint;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use self::assertion::Assertions;
 use self::census::Census;
@@ -125,6 +128,8 @@ pub struct Shared {
     pub distrust_deadline: Duration,
     /// The phases of the process.
     pub drain: Watch,
+    /// The workers' runtimes.
+    pub runtimes: Arc<worker::Runtimes>,
 }
 
 /// The stages as one worker has them.
@@ -164,7 +169,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    pub(crate) fn new(shared: &Shared, observer: Rc<dyn Observer>) -> Rc<Self> {
+    /// The stages, and the task that tends their pool: without it they should not be used.
+    pub(crate) fn new(shared: &Shared, observer: Rc<dyn Observer>) -> (Rc<Self>, JoinHandle<()>) {
         let judge = Judge {
             credentials: Arc::clone(&shared.credentials),
             rechecks: Arc::clone(&shared.rechecks),
@@ -173,8 +179,8 @@ impl Gateway {
         };
         let (dialer, distrusted) = Dialer::new(shared.connect.clone(), judge, shared.distrust_deadline);
         let pool = Pool::new(dialer.clone(), shared.pool.clone());
-        tokio::task::spawn_local(tend(pool.clone(), shared.credentials.changes(), distrusted));
-        Rc::new(Self {
+        let tending = tokio::task::spawn_local(tend(pool.clone(), shared.credentials.changes(), distrusted));
+        let gateway = Rc::new(Self {
             tls: shared.tls.clone(),
             accept: shared.accept.clone(),
             detect: shared.detect.clone(),
@@ -205,7 +211,8 @@ impl Gateway {
             distrust_deadline: shared.distrust_deadline,
             drain: shared.drain.clone(),
             observer,
-        })
+        });
+        (gateway, tending)
     }
 
     /// Tells the balancer that an endpoint failed, and everyone when that ejected it.

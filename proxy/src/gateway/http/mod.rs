@@ -190,7 +190,8 @@ where
 {
     let settings = &start.gateway.http;
     let stream = Metered::new(stream, settings, Arc::clone(&start.peer));
-    let mut builder = http2::Builder::new(OnWorker { stall_timeout: settings.stall_timeout });
+    let observer = Rc::clone(&start.gateway.observer);
+    let mut builder = http2::Builder::new(OnWorker { observer, stall_timeout: settings.stall_timeout });
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol()

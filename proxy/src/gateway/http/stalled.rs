@@ -9,11 +9,15 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::gateway::worker::beside;
+use crate::record::Observer;
 
 /// What a response's body last said to the stream that is being polled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,21 +50,19 @@ pub(super) fn is_ending() -> bool {
     ENDING.get()
 }
 
-/// Runs hyper's per-stream futures on the worker's own runtime, and watches them.
-#[derive(Clone, Copy, Debug)]
+/// Runs hyper's per-stream futures on the worker's own runtime, and watches them. A panic in one ends its stream alone.
+#[derive(Clone, Debug)]
 pub(super) struct OnWorker {
+    pub(super) observer: Rc<dyn Observer>,
     /// How long a response may wait for its client; None: for ever.
     pub(super) stall_timeout: Option<Duration>,
 }
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker
-where
-    F::Output: 'static,
-{
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
     fn execute(&self, future: F) {
         match self.stall_timeout {
-            None => drop(tokio::task::spawn_local(future)),
-            Some(limit) => drop(tokio::task::spawn_local(Watched { future: Some(future), limit, until: None })),
+            None => beside(&self.observer, future),
+            Some(limit) => beside(&self.observer, Watched { future: Some(future), limit, until: None }),
         }
     }
 }
@@ -107,7 +109,6 @@ impl<F: Future> Future for Watched<F> {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::rc::Rc;
 
     use super::*;
 

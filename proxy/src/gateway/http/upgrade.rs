@@ -42,6 +42,7 @@ use crate::gateway::Routed;
 use crate::gateway::refuse::Refused;
 use crate::gateway::standing::Standing;
 use crate::gateway::tcp::{self, Line};
+use crate::gateway::worker::beside;
 use crate::record::Stage;
 
 /// What an upgraded connection holds while it lives: its count against the limits, and what asks again whether it may stay.
@@ -279,7 +280,7 @@ fn join_later<U>(
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let line = Line::new(session, held, endpoint);
-    tokio::task::spawn_local(async move {
+    beside(&session.gateway.observer, async move {
         match futures_util::future::try_join(client, upstream).await {
             Ok((client, upstream)) => line.relay(TokioIo::new(client), upstream).await,
             Err(error) => tracing::debug!(stage = "relay", %error, "an upgrade was agreed but never happened"),
