@@ -115,9 +115,8 @@ impl http_body::Body for Body {
                 let guard = self.guard.take();
                 if let Some(mut exchange) = self.exchange.take() {
                     // Where the client's own body failed, the endpoint was only told so.
-                    match (exchange.intake.failure.get(), guard) {
-                        (None, Some(guard)) => exchange.gateway().failed(&guard, Failure::Reset),
-                        (Some(_), _) | (None, None) => {}
+                    if let (None, Some(guard)) = (exchange.intake.failure.get(), guard) {
+                        exchange.gateway().failed(&guard, Failure::Reset);
                     }
                     exchange.broken();
                     if exchange.grpc {
