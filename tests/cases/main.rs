@@ -14,6 +14,10 @@ mod detect;
 mod drain;
 mod faults;
 mod http;
+mod kubernetes;
+#[path = "../linkerd/control.rs"]
+mod linkerd_control;
+mod mesh;
 mod probe;
 mod relay;
 mod route;

@@ -19,6 +19,7 @@ fn sources() -> Sources {
         ready: Health::new(),
         metrics: Arc::new(|openmetrics| if openmetrics { "open\n".to_owned() } else { "classic\n".to_owned() }),
         state: Arc::new(|| json!({ "connections": 3 })),
+        overview: Arc::new(|| json!({ "ready": true })),
         config: json!({ "listen": "x", "token": "hunter2" }),
         keys: Some(Arc::new(|| "{\"keys\":[]}\n".to_owned())),
         log: LogLevel {

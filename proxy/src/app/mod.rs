@@ -8,7 +8,11 @@
 
 mod assertions;
 mod kept;
+mod kubernetes;
+mod linkerd;
+mod overview;
 mod state;
+mod traces;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
@@ -162,18 +166,20 @@ impl App {
             probe: sockets.probe.local_addr()?,
             admin: sockets.admin.local_addr()?,
         };
+        let balance = config.balance();
         let shared = Shared {
             tls: config.tls(),
             accept: config.accept(),
             detect: config.detect(),
             route: config.route(),
-            balance: config.balance(),
+            balance: balance.clone(),
             connect: config.connect(),
             pool: config.pool(),
             relay: config.relay(),
             http: config.http(),
             identify: config.identify(),
             assertions: assertions.clone(),
+            trace: config.trace(),
             clusters: Arc::new(config.clusters()),
             credentials,
             policy: Arc::new(Live::new(policy)),
@@ -202,12 +208,12 @@ impl App {
         }
 
         let control = Handle::current();
-        let sources = start_sources(config, &directory)?;
+        let found = kubernetes::start(config, &directory, &health, balance.zone, &metrics)?;
+        let sources = start_sources(config, &directory, &shared.credentials, found)?;
         show_sources(&metrics, &sources);
-        let (demands, asked) = (Arc::new(tokio::sync::Mutex::new(demands)), Arc::clone(&directory));
-        kept::task(&control, "sources", move || {
-            sources::run(Arc::clone(&asked), Arc::clone(&demands), sources.clone())
-        });
+        let (demands, asked, all) =
+            (Arc::new(tokio::sync::Mutex::new(demands)), Arc::clone(&directory), sources.clone());
+        kept::task(&control, "sources", move || sources::run(Arc::clone(&asked), Arc::clone(&demands), all.clone()));
 
         let (doors, workers) = start_workers(config, &shared, &metrics, (&access_log, &recent, observe))?;
         let listener = Arc::new(TcpListener::from_std(sockets.gateway)?);
@@ -235,8 +241,15 @@ impl App {
             reload: reload.clone(),
             policy_reload: policy_reload.clone(),
             recent,
+            sources: sources.clone(),
         };
-        let shown = admin_sources(config, seen, &metrics, log)?;
+        let overview = overview::Overview {
+            seen,
+            metrics: Arc::clone(&metrics),
+            sources,
+            max_connections: config.file.accept.max_connections,
+        };
+        let shown = admin_sources(config, overview, log)?;
         let settings = config.admin();
         let listener = Arc::new(TcpListener::from_std(sockets.admin)?);
         kept::task(&control, "admin", move || admin::serve(Arc::clone(&listener), shown.clone(), settings));
@@ -367,13 +380,15 @@ fn start_workers(
         count => count,
     };
     let (metrics, access_log, recent) = (Arc::clone(metrics), access_log.clone(), recent.clone());
+    let tracer = traces::start(config, &metrics)?;
     let observer: worker::MakeObserver = Arc::new(move |index| {
-        let observers: Vec<Rc<dyn Observer>> = vec![
+        let mut observers: Vec<Rc<dyn Observer>> = vec![
             Rc::new(metrics.front()),
             Rc::new(access_log.clone()),
             Rc::new(Refusals::new(LINES_PER_CODE)),
             Rc::new(recent.clone()),
         ];
+        observers.extend(tracer.as_ref().map(|tracer| tracer()));
         observe(index, Rc::new(Fan::new(observers)))
     });
     let mut doors = Vec::new();
@@ -390,12 +405,19 @@ fn start_workers(
 const LINES_PER_CODE: u32 = 5;
 
 /// The sources of services, in the order in which they are asked.
-fn start_sources(config: &Config, directory: &Arc<Directory>) -> anyhow::Result<Vec<Arc<dyn Source>>> {
+fn start_sources(
+    config: &Config,
+    directory: &Arc<Directory>,
+    credentials: &Arc<Live<Credentials>>,
+    kubernetes: Option<Arc<dyn Source>>,
+) -> anyhow::Result<Vec<Arc<dyn Source>>> {
     let fixed = Fixed::new(Claim(0), config.services());
     fixed.publish(directory);
     let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(fixed)];
+    sources.extend(linkerd::start(config, credentials, Claim(1))?);
+    sources.extend(kubernetes);
     if let Some(settings) = config.dns() {
-        sources.push(Arc::new(Dns::new(Claim(1), settings, Handle::current()).context("DNS (sources.dns)")?));
+        sources.push(Arc::new(Dns::new(Claim(3), settings, Handle::current()).context("DNS (sources.dns)")?));
     }
     Ok(sources)
 }
@@ -440,11 +462,10 @@ fn show_sources(metrics: &Metrics, sources: &[Arc<dyn Source>]) {
 /// What the admin server reads.
 fn admin_sources(
     config: &Config,
-    seen: state::Seen,
-    metrics: &Arc<Metrics>,
+    overview: overview::Overview,
     log: Option<LogHandle>,
 ) -> anyhow::Result<admin::Sources> {
-    let metrics = Arc::clone(metrics);
+    let (seen, metrics) = (overview.seen.clone(), Arc::clone(&overview.metrics));
     let reads = log.clone();
     let keys = seen
         .shared
@@ -459,6 +480,7 @@ fn admin_sources(
         ready: Arc::clone(&seen.health),
         metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
         state: Arc::new(move || seen.page()),
+        overview: Arc::new(move || overview.page()),
         config: serde_json::to_value(&config.file)?,
         log: admin::LogLevel {
             read: Arc::new(move || reads.as_ref().map(LogHandle::filter).unwrap_or_default()),

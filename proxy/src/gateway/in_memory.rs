@@ -44,7 +44,8 @@ pub async fn serve(
     let mut record =
         Record::connection(Arc::new(Peer { addr, identity: None, cluster: None, sni: None }), SystemTime::now());
     let session = (stream, peer, None, alpn);
-    if let Err(refused) = connection::known(&gateway, session, (&permit, changes), (&mut record, Instant::now())).await {
+    if let Err(refused) = connection::known(&gateway, session, (&permit, changes), (&mut record, Instant::now())).await
+    {
         refused.close(&mut record);
     }
     BACKEND.set(None);

@@ -35,6 +35,11 @@ pub trait Source: Debug + Send + Sync {
 
     /// How it is doing.
     fn report(&self) -> Report;
+
+    /// What more there is to show of it, for `/state`.
+    fn details(&self) -> Option<serde_json::Value> {
+        None
+    }
 }
 
 /// How a source is doing.
@@ -94,12 +99,11 @@ mod tests {
     use super::*;
     use crate::addr::Target;
     use crate::authorise::Admitted;
-    use crate::endpoint::{Endpoint, Endpoints, Speaks};
+    use crate::endpoint::{Endpoint, Endpoints};
     use crate::route::{Published, Settings};
 
     fn row(name: &str) -> Published {
-        let endpoint =
-            Endpoint { addr: ([10, 0, 0, 1], 80).into(), speaks: Speaks::AsClient, tls: None, weight: 1, zone: None };
+        let endpoint = Endpoint::new(([10, 0, 0, 1], 80).into());
         let target = Target::parse(name, 80).expect("a target");
         Published { target, exported: true, endpoints: Arc::new(Endpoints { list: vec![endpoint] }) }
     }

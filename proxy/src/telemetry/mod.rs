@@ -7,6 +7,8 @@
 //! - [`metrics`] counters, kept per worker and summed when somebody looks.
 //! - [`access_log`] one line per closed record.
 //! - [`recent`] the refusals of late, for `/state`.
+//! - `traces` spans to an OpenTelemetry collector, in builds with the feature `otlp`.
+//! - [`traffic`] who spoke with whom, as values for the admin page.
 //! - [`logs`] the set-up of `tracing`, its level at run time, and the limit on lines that say the same.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +27,9 @@ pub mod metrics;
 mod process;
 pub mod recent;
 pub mod shard;
+#[cfg(feature = "otlp")]
+pub mod traces;
+pub mod traffic;
 pub mod watch;
 
 /// Several observers as one, told in order. One that panics is passed over, that once: counting must not end what is
@@ -98,7 +103,9 @@ pub(crate) mod samples {
                 grpc_status: None,
                 user_agent: Some(http::HeaderValue::from_static("curl/8")),
                 traceparent: None,
+                span: None,
                 retries: 0,
+                route: None,
             })),
             outcome: Outcome::Served,
             audit: None,

@@ -12,13 +12,15 @@ pub(crate) mod exchange;
 mod guarded;
 mod headers;
 pub mod identify;
+mod orig_proto;
+mod plan;
 mod request;
 mod retire;
 pub(super) mod session;
+mod towards;
 mod upgrade;
 mod websocket;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -36,7 +38,7 @@ use self::retire::Retirement;
 use self::session::{HttpSession, Tick};
 use super::Gateway;
 use super::connection::Places;
-use super::refuse::Refused;
+use super::refuse::{Refused, Reset};
 use super::trust::Trust;
 use super::worker::beside;
 use crate::detect::Naming;
@@ -80,6 +82,8 @@ pub struct Settings {
     pub max_retries: u32,
     /// Retries as a share of requests, so that a failing service is not hit harder for failing.
     pub retry_budget: f64,
+    /// What is kept of a request's body, in bytes, where the service's profile lets it be sent again for its response.
+    pub max_retry_body_bytes: usize,
 }
 
 impl Default for Settings {
@@ -101,6 +105,7 @@ impl Default for Settings {
             keepalive_timeout: Duration::from_secs(3),
             max_retries: 2,
             retry_budget: 0.2,
+            max_retry_body_bytes: 64 * 1024,
         }
     }
 }
@@ -289,10 +294,10 @@ where
     }
 }
 
-/// hyper's service: a request in, a response out, never an error.
+/// hyper's service: a request in, a response out, and no error but the endpoint's reset of the same HTTP/2 stream.
 async fn answer(
     session: Rc<HttpSession>,
     request: http::Request<hyper::body::Incoming>,
-) -> Result<http::Response<body::Body>, Infallible> {
-    Ok(request::handle(session, request).await)
+) -> Result<http::Response<body::Body>, Reset> {
+    request::handle(session, request).await
 }
