@@ -101,7 +101,6 @@ struct State {
 }
 
 /// The server.
-#[derive(Debug)]
 pub struct ApiServer {
     /// Where it listens.
     pub addr: SocketAddr,
@@ -290,4 +289,10 @@ fn acceptor(pair: &Pair) -> TlsAcceptor {
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
     let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
     TlsAcceptor::from(Arc::new(config))
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiServer").field("addr", &self.addr).finish_non_exhaustive()
+    }
 }

@@ -211,9 +211,11 @@ impl App {
         let found = kubernetes::start(config, &directory, &health, balance.zone, &metrics)?;
         let sources = start_sources(config, &directory, &shared.credentials, found)?;
         show_sources(&metrics, &sources);
-        let (demands, asked, all) =
-            (Arc::new(tokio::sync::Mutex::new(demands)), Arc::clone(&directory), sources.clone());
-        kept::task(&control, "sources", move || sources::run(Arc::clone(&asked), Arc::clone(&demands), all.clone()));
+        let (demands, asked) = (Arc::new(tokio::sync::Mutex::new(demands)), Arc::clone(&directory));
+        let learners = sources.clone();
+        kept::task(&control, "sources", move || {
+            sources::run(Arc::clone(&asked), Arc::clone(&demands), learners.clone())
+        });
 
         let (doors, workers) = start_workers(config, &shared, &metrics, (&access_log, &recent, observe))?;
         let listener = Arc::new(TcpListener::from_std(sockets.gateway)?);
@@ -241,12 +243,11 @@ impl App {
             reload: reload.clone(),
             policy_reload: policy_reload.clone(),
             recent,
-            sources: sources.clone(),
+            sources,
         };
         let overview = overview::Overview {
             seen,
             metrics: Arc::clone(&metrics),
-            sources,
             max_connections: config.file.accept.max_connections,
         };
         let shown = admin_sources(config, overview, log)?;

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::state::{self, Seen};
 use crate::route::State;
-use crate::sources::Source;
 use crate::telemetry::metrics::Metrics;
 
 /// The most rows of one list. More than anybody reads, and with 19 numbers a row still some 200 KB.
@@ -22,7 +21,6 @@ const MAX_ROWS: usize = 300;
 pub(super) struct Overview {
     pub(super) seen: Seen,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) sources: Vec<Arc<dyn Source>>,
     /// `accept.max_connections`.
     pub(super) max_connections: usize,
 }
@@ -60,7 +58,7 @@ impl Overview {
     }
 
     fn sources(&self) -> Value {
-        let rows = self.sources.iter().map(|source| {
+        let rows = self.seen.sources.iter().map(|source| {
             let report = source.report();
             json!({
                 "name": report.name,
