@@ -7,6 +7,10 @@
 #![allow(clippy::unwrap_used, reason = "a world that cannot be set up is a failed test, and says where")]
 
 pub mod h2raw;
+pub mod kubernetes;
+pub mod linkerd;
+pub mod load;
+pub mod mesh;
 pub mod peer;
 pub mod pki;
 pub mod upstream;

@@ -70,6 +70,13 @@ impl Peer {
         self.try_connect(self.server.as_str(), alpn).await.unwrap()
     }
 
+    /// The same, or nothing where that cannot be had.
+    pub async fn try_gateway(&self, alpn: &[&[u8]]) -> Option<Tls> {
+        let socket = TcpStream::connect(self.addr).await.ok()?;
+        socket.set_nodelay(true).ok()?;
+        Some(self.caller.connect(socket, &self.server, alpn).await.ok()?.stream)
+    }
+
     /// HTTP/1.1 by ALPN.
     pub async fn h1(&self) -> Http1<Tls> {
         Http1::new(self.connect(&[ALPN_HTTP11]).await)

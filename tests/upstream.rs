@@ -57,6 +57,23 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// One that has not begun to listen.
+    pub(crate) fn at(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            seen: Arc::default(),
+            connections: Arc::default(),
+            cancelled: Arc::default(),
+            produced: Arc::default(),
+            stop: tokio::sync::watch::Sender::new(false),
+        }
+    }
+
+    /// Counts a connection that somebody else has accepted.
+    pub(crate) fn connected(&self) {
+        self.connections.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Every request so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().clone()
@@ -100,14 +117,7 @@ pub async fn http() -> Upstream {
 /// The same at an address.
 pub async fn http_at(addr: SocketAddr) -> Upstream {
     let listener = TcpListener::bind(addr).await.unwrap();
-    let upstream = Upstream {
-        addr: listener.local_addr().unwrap(),
-        seen: Arc::default(),
-        connections: Arc::default(),
-        cancelled: Arc::default(),
-        produced: Arc::default(),
-        stop: tokio::sync::watch::Sender::new(false),
-    };
+    let upstream = Upstream::at(listener.local_addr().unwrap());
     let serving = upstream.clone();
     let mut stopped = upstream.stop.subscribe();
     drop(spawn(async move {
@@ -141,7 +151,8 @@ async fn serve(upstream: Upstream, socket: TcpStream) {
     }
 }
 
-type Answer = Response<BoxBody<Bytes, hyper::Error>>;
+/// A response.
+pub(crate) type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 
 /// Counts when it is dropped before it was disarmed.
 struct Cancelled(Arc<AtomicUsize>);
@@ -152,7 +163,8 @@ impl Drop for Cancelled {
     }
 }
 
-async fn answer(upstream: Upstream, request: Request<Incoming>) -> Result<Answer, Infallible> {
+/// Answers one request.
+pub(crate) async fn answer(upstream: Upstream, request: Request<Incoming>) -> Result<Answer, Infallible> {
     upstream.seen.lock().push(Seen {
         method: request.method().clone(),
         uri: request.uri().to_string(),

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::kubernetes::ApiServer;
 use crate::peer::Peer;
 use crate::pki::{GATEWAY, Pair, Pki};
 use crate::{PATIENCE, soon};
@@ -23,6 +24,7 @@ use crate::{PATIENCE, soon};
 pub struct Setup {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     services: Vec<String>,
+    kubernetes: Option<String>,
     bundle: String,
     gateway: Pair,
     workers: usize,
@@ -41,6 +43,7 @@ impl Setup {
         let setup = Self {
             sections: BTreeMap::new(),
             services: Vec::new(),
+            kubernetes: None,
             bundle: pki.anchor.cert_pem(),
             gateway: pki.gateway.clone(),
             workers: 1,
@@ -85,6 +88,16 @@ impl Setup {
         self
     }
 
+    /// Services from an API server too; more keys begin with a comma.
+    pub fn kubernetes(mut self, server: &ApiServer, more: &str) -> Self {
+        let kubeconfig = server.kubeconfig();
+        self.kubernetes = Some(format!(
+            "{{ enabled: true, kubeconfig: '{}', allow_local: true, backoff_min: 50ms, backoff_max: 200ms{more} }}",
+            kubeconfig.display()
+        ));
+        self
+    }
+
     /// More than one worker.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
@@ -112,7 +125,11 @@ impl Setup {
                 let _ = writeln!(text, "  {key}: {value}");
             }
         }
-        text.push_str("sources:\n  dns: { enabled: false }\n  services:\n");
+        text.push_str("sources:\n  dns: { enabled: false }\n");
+        if let Some(kubernetes) = &self.kubernetes {
+            let _ = writeln!(text, "  kubernetes: {kubernetes}");
+        }
+        text.push_str("  services:\n");
         for row in &self.services {
             let _ = writeln!(text, "    - {row}");
         }
@@ -124,6 +141,11 @@ impl Setup {
 
     /// Starts the gateway.
     pub async fn start(self) -> World {
+        self.start_observed(Arc::new(|_, own| own)).await
+    }
+
+    /// Starts the gateway with something around its observers.
+    pub async fn start_observed(self, observe: isthmus::app::Observe) -> World {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::parse(&folder.path().join("isthmus.yaml"), &self.yaml()).unwrap();
         let pem = Pem {
@@ -134,7 +156,7 @@ impl Setup {
         };
         let credentials = Credentials::from_pem(&pem, &config.credentials()).unwrap();
         let sockets = Sockets::bind(&config).unwrap();
-        let app = App::start(&config, credentials, sockets, None).await.unwrap();
+        let app = App::start_observed(&config, credentials, sockets, None, observe).await.unwrap();
         let log = folder.path().join("access.log");
         World { addrs: app.addrs, app: Some(app), config, log, folder }
     }

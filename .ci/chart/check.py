@@ -163,12 +163,12 @@ def seconds(text):
 
 def shape(rendered):
     """What holds of every release, whatever its values."""
-    names = [(each["kind"], each["metadata"]["name"]) for each in rendered.objects]
+    names = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in rendered.objects]
     assert len(names) == len(set(names)), "two objects of one kind and name"
     for each in rendered.objects:
         labels = each["metadata"]["labels"]
         assert labels["app.kubernetes.io/managed-by"] == "Helm", each["metadata"]["name"]
-        if not each["kind"].startswith("ClusterRole"):
+        if not each["kind"].startswith(("ClusterRole", "Role")):
             assert each["metadata"]["namespace"] == rendered.namespace, each["metadata"]["name"]
     for image in re.findall(r"^ +image: *(\S+)", rendered.text, re.M):
         assert "." not in image.split("/")[0].split(":")[0].split("@")[0], f"{image} names a registry"
@@ -218,7 +218,9 @@ def shape(rendered):
     admin = rendered.config["admin"]["listen"]
     assert ("admin" in ports) == (not admin.startswith("127.0.0.1:")), f"the admin port listens on {admin}"
     assert container["readinessProbe"]["httpGet"]["port"] == "mc-probe" and rendered.config["probe"]["plaintext"] is True
-    assert pod["automountServiceAccountToken"] is False and pod["enableServiceLinks"] is False
+    watches = rendered.config["sources"].get("kubernetes", {}).get("enabled", False)
+    assert pod["automountServiceAccountToken"] is watches and pod["enableServiceLinks"] is False
+    rights(rendered, watches, pod["serviceAccountName"])
     annotations = public["metadata"].get("annotations") or {}
     if "mirror.linkerd.io/gateway-identity" in annotations:
         assert annotations["mirror.linkerd.io/gateway-identity"] == rendered.identity
@@ -228,6 +230,21 @@ def shape(rendered):
         assert each["spec"]["dnsNames"] == [rendered.identity]
     for each in (pod, rendered.test["spec"]):
         secure(each)
+
+
+def rights(rendered, watches, account):
+    """The gateway may list and watch what it watches, where it watches it, and nothing else."""
+    roles = [each for each in rendered.all("ClusterRole", "Role") if each["metadata"]["name"].endswith(":discovery")]
+    bindings = [each for each in rendered.all("ClusterRoleBinding", "RoleBinding") if each["metadata"]["name"].endswith(":discovery")]
+    scopes = (rendered.config["sources"]["kubernetes"].get("namespaces") or [None]) if watches else []
+    assert [each["metadata"].get("namespace") for each in roles] == scopes, "a role for each namespace, or one for all"
+    assert [each["metadata"].get("namespace") for each in bindings] == scopes
+    for role, binding in zip(roles, bindings):
+        assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": role["kind"], "name": role["metadata"]["name"]}
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": rendered.namespace}]
+        granted = {(group, kind, verb) for rule in role["rules"] for group in rule["apiGroups"] for kind in rule["resources"] for verb in rule["verbs"]}
+        kinds = (("", "services"), ("discovery.k8s.io", "endpointslices"))
+        assert granted == {(*kind, verb) for kind in kinds for verb in ("list", "watch")}, granted
 
 
 def secure(pod):
@@ -252,6 +269,17 @@ def valid(rendered, version):
         except kubernetes_validate.SchemaNotFoundError:
             if each["kind"] not in FOREIGN:
                 raise Wrong(f"{each['apiVersion']} {each['kind']} is unknown to {version}") from None
+
+
+def restarts():
+    """Pods are replaced for what is read at the start, and for nothing that is followed."""
+    def sum_of(values):
+        template = Rendered(merged({"identity": {"secret": {"name": "gateway-identity"}}}, values)).deployment["spec"]["template"]
+        return template["metadata"]["annotations"]["checksum/config"]
+
+    plain = sum_of({})
+    assert sum_of({"policy": {"mode": "audit", "rules": [{"name": "all", "services": ["*"], "action": "allow"}]}}) == plain
+    assert sum_of({"config": {"workers": 3}}) != plain and sum_of({"discovery": {"namespaces": ["prod"]}}) != plain
 
 
 def refused(case):
@@ -319,13 +347,14 @@ def main():
         for case in yaml.safe_load((HERE / "refused.yaml").read_text()):
             check(f"refused: {case['values'] or 'nothing given'}", lambda: refused(case))
 
+        check("a new policy restarts nothing, a new configuration does", restarts)
         live = []
         served = {
             "identity": {"secret": {"name": "gateway-identity"}},
             "drain": {"announce": "2s", "deadline": "6s"},
-            "policy": {"rules": [{"name": "shop-may-use-web", "action": "allow", "services": ["web.prod.svc.cluster.local"],
+            "policy": {"rules": [{"name": "shop-may-use-web", "action": "allow", "services": ["web.prod.svc.cluster.local", "inner.prod.svc.cluster.local"],
                                   "clients": ["web.shop.serviceaccount.identity.linkerd.cluster.local"]}]},
-            "config": {"sources": {"dns": {"servers": ["127.0.0.1:9"]}}, "telemetry": {"access_log": "errors"}},
+            "config": {"telemetry": {"access_log": "errors"}},
         }
         check("a pod's life: ready, probed, called, drained", lambda: live.append(
             gateway.life(Rendered(served), pki, pathlib.Path(folder) / "life")))

@@ -5,7 +5,7 @@
 //! (RFC 1035 §2.3.1, with the underscore that Kubernetes names use.)
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -122,6 +122,63 @@ pub enum InvalidTarget {
     /// The port part is not 1 to 65535.
     #[error("a port is a number from 1 to 65535")]
     Port,
+}
+
+/// Where a server of ours is: a host and a port, as the operator writes them.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct HostPort {
+    /// The host.
+    pub host: Host,
+    /// The port, 1 to 65535.
+    pub port: u16,
+}
+
+/// The host of a [`HostPort`].
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Host {
+    /// An address; an IPv6 one stands in brackets. `localhost` is 127.0.0.1.
+    Ip(IpAddr),
+    /// A name to ask DNS for, taken as absolute whether or not it ends with a dot.
+    Name(Name),
+}
+
+impl HostPort {
+    /// Whether what is sent there never leaves this host: the address is loopback. A name says nothing of that kind.
+    pub fn is_loopback(&self) -> bool {
+        matches!(self.host, Host::Ip(ip) if ip.to_canonical().is_loopback())
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(ip) => write!(f, "{}", SocketAddr::new(*ip, self.port)),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = InvalidTarget;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTarget> {
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            return if addr.port() == 0 { Err(InvalidTarget::Port) } else { Ok(addr.into()) };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(InvalidTarget::Port)?;
+        let name: Name = host.parse()?;
+        let host = match name.as_str() {
+            "localhost" => Host::Ip(Ipv4Addr::LOCALHOST.into()),
+            _ => Host::Name(name),
+        };
+        Ok(Self { host, port: parse_port(port)? })
+    }
+}
+
+impl From<SocketAddr> for HostPort {
+    fn from(addr: SocketAddr) -> Self {
+        Self { host: Host::Ip(addr.ip()), port: addr.port() }
+    }
 }
 
 /// A DNS suffix that ends at a label boundary: `svc.cluster.local` holds `web.ns.svc.cluster.local`, not `xsvc.cluster.local`.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// An exponential backoff: `min * 2^failures`, at most `max`, less up to `jitter` of itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
     /// The first wait.
     pub min: Duration,

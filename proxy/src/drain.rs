@@ -79,6 +79,11 @@ impl Watch {
         }
     }
 
+    /// How many [`Alive`] tokens are held now.
+    pub fn living(&self) -> u64 {
+        self.alive.load(Ordering::Relaxed)
+    }
+
     /// Counts the holder as alive until the token is dropped.
     pub fn alive(&self) -> Alive {
         self.alive.fetch_add(1, Ordering::Relaxed);

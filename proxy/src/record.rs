@@ -113,6 +113,19 @@ pub enum Outcome {
     Abandoned,
 }
 
+/// The gateway's own span of a request (W3C Trace Context), where requests are traced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Span {
+    /// The trace it belongs to.
+    pub trace: [u8; 16],
+    /// The span itself.
+    pub span: [u8; 8],
+    /// The client's span, where it sent one.
+    pub parent: Option<[u8; 8]>,
+    /// Whether it is recorded.
+    pub sampled: bool,
+}
+
 /// Facts of one HTTP request.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -128,8 +141,12 @@ pub struct Request {
     pub user_agent: Option<http::HeaderValue>,
     /// The W3C `traceparent` that went upstream (Trace Context §3.2).
     pub traceparent: Option<http::HeaderValue>,
+    /// The gateway's span, where requests are traced.
+    pub span: Option<Span>,
     /// How many times it was sent again.
     pub retries: u32,
+    /// The rule of the service's profile that it fell under.
+    pub route: Option<Arc<str>>,
 }
 
 /// What a policy that is only audited would have refused, and by which rule.
@@ -225,6 +242,11 @@ pub enum Event<'a> {
     },
     /// A request was sent again.
     Retried,
+    /// A request could have been sent again for its response, and was not, for this reason.
+    RetrySkipped {
+        /// `no_budget`, `body` (it was too large to keep, or still under way), `limit` (`http.max_retries`).
+        reason: &'a str,
+    },
     /// A live connection's peer is trusted no longer: it is drained or cut.
     Distrusted {
         /// The code of the reason, without its stage: `revoked`, `upstream_untrusted`.

@@ -36,7 +36,15 @@ const HOMES: [(&[&str], &[&str]); 9] = [
     (&["tracing_subscriber"], &["telemetry/"]),
     (
         &["hyper", "hyper_util"],
-        &["gateway/http/", "gateway/mod.rs", "gateway/refuse.rs", "connect/", "admin/", "commands/demo/"],
+        &[
+            "gateway/http/",
+            "gateway/mod.rs",
+            "gateway/refuse.rs",
+            "connect/",
+            "admin/",
+            "commands/demo/",
+            "sources/linkerd/control/",
+        ],
     ),
     (&["hickory_resolver"], &["sources/"]),
     (&["clap", "comfy_table"], &["commands/", "main.rs"]),

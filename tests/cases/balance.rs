@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use isthmus::endpoint::{Endpoint, Endpoints, Speaks};
+use isthmus::endpoint::{Endpoint, Endpoints};
 use isthmus::route::{Claim, Published};
 use isthmus_tests::peer::{empty, h2_request, target};
 use isthmus_tests::world::{Setup, World};
@@ -141,8 +141,7 @@ async fn the_queue_is_bounded() {
 }
 
 fn publish(world: &World, addrs: &[std::net::SocketAddr]) {
-    let list =
-        addrs.iter().map(|addr| Endpoint { addr: *addr, speaks: Speaks::AsClient, tls: None, weight: 1, zone: None });
+    let list = addrs.iter().map(|addr| Endpoint::new(*addr));
     let endpoints = Arc::new(Endpoints { list: list.collect() });
     world.app().directory.replace(Claim(0), vec![Published { target: target("web", 80), exported: true, endpoints }]);
 }

@@ -96,6 +96,47 @@ fn wrong() -> Vec<(String, &'static str)> {
             "x.yaml:5:7: sources.services[0].port: is missing",
         ),
         (
+            with("sources:\n  kubernetes:\n    enabled: true\n    selector: a b\n"),
+            "x.yaml:5:15: sources.kubernetes.selector: `a b` is no label; one is such as mirror.linkerd.io/exported",
+        ),
+        (
+            with("sources:\n  kubernetes: { enabled: true, selector: '' }\n"),
+            "x.yaml:3:42: sources.kubernetes.selector: a selector names at least one label",
+        ),
+        (
+            with("sources:\n  kubernetes:\n    namespaces: [Prod]\n"),
+            "x.yaml:4:18: sources.kubernetes.namespaces[0]: `Prod` is no namespace",
+        ),
+        (
+            with("sources:\n  kubernetes:\n    enabled: true\n    namespaces: [prod, prod]\n"),
+            "x.yaml:5:24: sources.kubernetes.namespaces[1]: prod stands in the list twice",
+        ),
+        (
+            with("sources:\n  kubernetes:\n    enabled: true\n    watch_timeout: 291s\n"),
+            "x.yaml:5:20: sources.kubernetes.watch_timeout: a watch lasts from 1s to 290s",
+        ),
+        (
+            with("sources:\n  kubernetes:\n    enabled: true\n    watch_timeout: 500ms\n"),
+            "x.yaml:5:20: sources.kubernetes.watch_timeout: a watch lasts from 1s to 290s",
+        ),
+        (
+            with("sources:\n  kubernetes:\n    enabled: true\n    answer_timeout: 0\n"),
+            "x.yaml:5:21: sources.kubernetes.answer_timeout: 0 would ask the API server without a pause",
+        ),
+        (
+            with("sources:\n  kubernetes:\n    enabled: true\n    backoff_max: 500ms\n"),
+            "x.yaml:5:18: sources.kubernetes.backoff_max: shorter than sources.kubernetes.backoff_min",
+        ),
+        (
+            with("sources:\n  kubernetes:\n    enabled: true\n    page_size: 0\n"),
+            "x.yaml:5:16: sources.kubernetes.page_size: 0 would ask for everything at once",
+        ),
+        (
+            with("sources:\n  kubernetes:\n    enabled: true\n    cluster_domain: east.example\n"),
+            "x.yaml:5:21: sources.kubernetes.cluster_domain: no service below svc.east.example lies within route.suffixes",
+        ),
+        (with("sources:\n  kubernetes:\n    pod_ip: here\n"), "x.yaml:4:13: sources.kubernetes.pod_ip: \"here\": not"),
+        (
             with("authorise:\n  default: maybe\n"),
             "x.yaml:3:12: authorise.default: \"maybe\": not one of authenticated, deny",
         ),
@@ -209,6 +250,16 @@ fn exit_codes() {
     std::fs::write(held.path().join("key.pem"), "nothing").unwrap();
     let bad = isthmus().args(["run", "--check", "--config"]).arg(&path).assert().code(64);
     assert!(String::from_utf8_lossy(&bad.get_output().stderr).contains("key.pem"));
+    // What discovery needs: a kubeconfig that is named is read, and a service account is there in a pod only.
+    let (_held, path) = folder("sources: { kubernetes: { enabled: true, kubeconfig: nowhere } }\n");
+    let bad = isthmus().args(["run", "--check", "--config"]).arg(&path).assert().code(64);
+    let said = String::from_utf8_lossy(&bad.get_output().stderr).into_owned();
+    assert!(said.contains("nowhere (sources.kubernetes.kubeconfig) cannot be used"), "{said}");
+    let (_held, path) = folder("sources: { kubernetes: { enabled: true } }\n");
+    isthmus().args(["run", "--check", "--config"]).arg(&path).assert().code(0);
+    let outside = isthmus().env_remove("KUBERNETES_SERVICE_HOST").args(["run", "--config"]).arg(&path).assert().code(1);
+    let said = String::from_utf8_lossy(&outside.get_output().stderr).into_owned();
+    assert!(said.contains("there is no service account to ask the API server with"), "{said}");
     // A port that is taken: it could not start.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (_held, path) = folder("");

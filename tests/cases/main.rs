@@ -12,7 +12,12 @@ mod connect;
 mod demo;
 mod detect;
 mod drain;
+mod faults;
 mod http;
+mod kubernetes;
+#[path = "../linkerd/control.rs"]
+mod linkerd_control;
+mod mesh;
 mod probe;
 mod relay;
 mod route;

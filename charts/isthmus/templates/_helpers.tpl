@@ -183,6 +183,17 @@ seccompProfile: {type: RuntimeDefault}
     "connect" (dict "deny_loopback" true)
 -}}
 {{- if .Values.policy -}}{{- $_ := set $ours "authorise" .Values.policy -}}{{- end -}}
+{{- $source := .Values.discovery.source -}}
+{{- $sources := dict "dns" (dict "enabled" false) -}}
+{{- if eq $source "kubernetes" -}}
+{{- $kubernetes := dict "enabled" true "selector" .Values.discovery.selector "cluster_domain" .Values.clusterDomain -}}
+{{- with .Values.discovery.namespaces -}}{{- $_ := set $kubernetes "namespaces" . -}}{{- end -}}
+{{- $_ := set $sources "kubernetes" $kubernetes -}}
+{{- else if eq $source "dns" -}}
+{{- /* DNS cannot say which services are exported; this says that all are, so that the rules of the policy alone decide. */ -}}
+{{- $_ := set $sources "dns" (dict "enabled" true "exported" true) -}}
+{{- end -}}
+{{- $_ := set $ours "sources" $sources -}}
 {{- toYaml (mergeOverwrite (deepCopy $ours) (deepCopy .Values.config)) -}}
 {{- end -}}
 
@@ -215,6 +226,14 @@ seccompProfile: {type: RuntimeDefault}
 {{- fail (printf "config.%s is the chart's to say; set %s instead" $path $instead) -}}
 {{- end -}}
 {{- end -}}
+{{- range $key, $instead := dict "enabled" "discovery.source" "selector" "discovery.selector" "namespaces" "discovery.namespaces" "cluster_domain" "clusterDomain" -}}
+{{- if hasKey (dig "sources" "kubernetes" dict $.Values.config) $key -}}
+{{- fail (printf "config.sources.kubernetes.%s is the chart's to say; set %s instead" $key $instead) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (ne .Values.discovery.source "kubernetes") .Values.discovery.namespaces -}}
+{{- fail "discovery.namespaces is for discovery.source kubernetes only" -}}
+{{- end -}}
 {{- if hasKey .Values.config "authorise" -}}
 {{- fail "config.authorise is the chart's to say; set policy instead" -}}
 {{- end -}}
@@ -245,6 +264,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (not (dig "requests" "cpu" "" .Values.resources)) -}}
 {{- fail "autoscaling by CPU needs resources.requests.cpu: the share is a share of it" -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled .Values.autoscaling.targetConnections (not .Values.metrics.enabled) -}}
+{{- fail "autoscaling.targetConnections needs metrics.enabled: an adapter reads the connections there" -}}
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::{From, Sources, mask, query};
+use super::{From, Sources, mask, page, query};
 
 pub(super) type Body = Full<Bytes>;
 pub(super) type Page = Response<Body>;
@@ -49,13 +49,15 @@ impl Answer {
     /// All other answers.
     pub(super) async fn to(&self, request: Request<Incoming>, peer: SocketAddr) -> Page {
         let page = match request.uri().path() {
+            "/" if accepts(request.headers(), "text/html") => page::html(),
             "/" => plain(StatusCode::OK, INDEX),
+            "/overview" => compact(&(self.sources.overview)()),
             "/metrics" => self.metrics(request.headers()),
             "/state" => json(&(self.sources.state)()),
             "/sightings" => json(&(self.sources.sightings)()),
             "/explain" => self.explain(request.uri().query()),
             "/config" => self.config(&request),
-            KEYS if let Some(keys) = &self.sources.keys => page(StatusCode::OK, "application/jwk-set+json", keys()),
+            KEYS if let Some(keys) = &self.sources.keys => whole(StatusCode::OK, "application/jwk-set+json", keys()),
             "/log-level" if request.method() == Method::PUT => return self.set_log_level(request, peer).await,
             "/log-level" => {
                 let page = plain(StatusCode::OK, (self.sources.log.read)() + "\n");
@@ -73,7 +75,7 @@ impl Answer {
         } else {
             "text/plain; version=0.0.4; charset=utf-8"
         };
-        page(StatusCode::OK, kind, (self.sources.metrics)(openmetrics))
+        whole(StatusCode::OK, kind, (self.sources.metrics)(openmetrics))
     }
 
     fn explain(&self, query: Option<&str>) -> Page {
@@ -90,7 +92,7 @@ impl Answer {
             return json(&self.config);
         }
         match serde_saphyr::to_string(&self.config) {
-            Ok(text) => page(StatusCode::OK, "application/yaml", text),
+            Ok(text) => whole(StatusCode::OK, "application/yaml", text),
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
@@ -131,9 +133,11 @@ impl Answer {
 const INDEX: &str = "\
 Isthmus
 
+/           this list, or for browsers a page that draws /overview
 /live       the process runs
 /ready      it should be sent traffic, or why not
 /metrics    Prometheus text, or OpenMetrics by Accept
+/overview   what happens, in short, as JSON
 /state      what it serves, as JSON
 /sightings  what became of calls, by client, service and path, as JSON
 /explain    why a call is let through or not: ?client=&service=&method=&path=&header=name:value&host=&network=&grpc=true
@@ -153,14 +157,19 @@ const READ_ONLY: &str = "GET, HEAD";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Page {
-    page(status, "text/plain; charset=utf-8", text)
+    whole(status, "text/plain; charset=utf-8", text)
 }
 
 fn json(value: &Value) -> Page {
-    page(StatusCode::OK, "application/json", format!("{value:#}\n"))
+    whole(StatusCode::OK, "application/json", format!("{value:#}\n"))
 }
 
-fn page(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Page {
+/// For programs that ask often: nobody reads it, so nothing is indented.
+fn compact(value: &Value) -> Page {
+    whole(StatusCode::OK, "application/json", format!("{value}\n"))
+}
+
+pub(super) fn whole(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Page {
     let text = text.into();
     let length = text.len();
     let mut response = Response::new(Full::new(text));

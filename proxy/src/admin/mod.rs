@@ -1,7 +1,7 @@
 //! The admin server: what the process shows of itself to its operator and its cluster. Never on the LoadBalancer.
 //!
-//! **In** a listener and [`Sources`], closures that read the rest of the process. **Out** `/live`, `/ready`, `/metrics`,
-//! `/state`, `/sightings`, `/explain`, `/config`, `/log-level`, `/.well-known/jwks.json` and an index. **Refuses** other
+//! **In** a listener and [`Sources`], closures that read the rest of the process. **Out** a page
+//! for people at `/`, `/live`, `/ready`, `/metrics`, `/overview`, `/state`, `/sightings`, `/explain`, `/config`, `/log-level`, `/.well-known/jwks.json` and an index. **Refuses** other
 //! paths (404), other methods (405), long bodies (413),
 //! too many questions at once (503), slow ones (504), and a change of the log level from elsewhere than this machine.
 //!
@@ -30,6 +30,7 @@ use crate::authorise::Call;
 mod answer;
 pub mod client;
 pub mod mask;
+mod page;
 mod query;
 
 /// Where the answers come from.
@@ -41,6 +42,8 @@ pub struct Sources {
     pub metrics: Arc<dyn Fn(bool) -> String + Send + Sync>,
     /// What `/state` shows.
     pub state: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// What `/overview` shows, and the page at `/` draws.
+    pub overview: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// What `/config` shows. Values under names that promise secrets are masked once more.
     pub config: serde_json::Value,
     /// What `/log-level` reads and sets.
@@ -119,7 +122,7 @@ impl Default for Settings {
 }
 
 /// Serves until the future is dropped, which ends all connections.
-pub async fn serve(listener: TcpListener, sources: Sources, settings: Settings) {
+pub async fn serve(listener: Arc<TcpListener>, sources: Sources, settings: Settings) {
     let answer = Arc::new(Answer::new(sources, settings.log_level_from));
     let permits = Arc::new(Semaphore::new(settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let shared = limited(Arc::clone(&answer), &settings);

@@ -19,6 +19,7 @@ fn sources() -> Sources {
         ready: Health::new(),
         metrics: Arc::new(|openmetrics| if openmetrics { "open\n".to_owned() } else { "classic\n".to_owned() }),
         state: Arc::new(|| json!({ "connections": 3 })),
+        overview: Arc::new(|| json!({ "ready": true })),
         config: json!({ "listen": "x", "token": "hunter2" }),
         keys: Some(Arc::new(|| "{\"keys\":[]}\n".to_owned())),
         log: LogLevel {
@@ -39,7 +40,7 @@ async fn start(sources: Sources, settings: Settings) -> (SocketAddr, JoinSet<()>
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let addr = listener.local_addr().expect("an address");
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve(listener, sources, settings));
+    tasks.spawn(serve(Arc::new(listener), sources, settings));
     (addr, tasks)
 }
 

@@ -7,7 +7,12 @@
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
 mod assertions;
+mod kept;
+mod kubernetes;
+mod linkerd;
+mod overview;
 mod state;
+mod traces;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
@@ -112,6 +117,9 @@ pub struct App {
     workers: Vec<std::thread::JoinHandle<()>>,
 }
 
+/// Puts something around the observer of a worker, on its thread.
+pub type Observe = Arc<dyn Fn(usize, Rc<dyn Observer>) -> Rc<dyn Observer> + Send + Sync>;
+
 /// How a drain went.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Drained {
@@ -131,6 +139,18 @@ impl App {
         sockets: Sockets,
         log: Option<LogHandle>,
     ) -> anyhow::Result<Self> {
+        Self::start_observed(config, credentials, sockets, log, Arc::new(|_, own| own)).await
+    }
+
+    /// The same with more observers: each worker's own is handed to `observe`, which gives back what the worker tells. That
+    /// one may panic, and the gateway must bear it.
+    pub async fn start_observed(
+        config: &Config,
+        credentials: Credentials,
+        sockets: Sockets,
+        log: Option<LogHandle>,
+        observe: Observe,
+    ) -> anyhow::Result<Self> {
         let (drain, watch) = drain::channel();
         let policy = config.policy(Some(credentials.identity())).context("the policy")?;
         let health = Health::new();
@@ -146,18 +166,20 @@ impl App {
             probe: sockets.probe.local_addr()?,
             admin: sockets.admin.local_addr()?,
         };
+        let balance = config.balance();
         let shared = Shared {
             tls: config.tls(),
             accept: config.accept(),
             detect: config.detect(),
             route: config.route(),
-            balance: config.balance(),
+            balance: balance.clone(),
             connect: config.connect(),
             pool: config.pool(),
             relay: config.relay(),
             http: config.http(),
             identify: config.identify(),
             assertions: assertions.clone(),
+            trace: config.trace(),
             clusters: Arc::new(config.clusters()),
             credentials,
             policy: Arc::new(Live::new(policy)),
@@ -173,6 +195,7 @@ impl App {
             expiry_grace: Some(config.file.tls.expiry_grace.0),
             distrust_deadline: config.file.tls.distrust_deadline.0,
             drain: watch.clone(),
+            runtimes: Arc::default(),
         };
         let reload = files::Status::default();
         let recent = Recent::default();
@@ -185,24 +208,33 @@ impl App {
         }
 
         let control = Handle::current();
-        let sources = start_sources(config, &directory)?;
+        let found = kubernetes::start(config, &directory, &health, balance.zone, &metrics)?;
+        let sources = start_sources(config, &directory, &shared.credentials, found)?;
         show_sources(&metrics, &sources);
-        drop(control.spawn(sources::run(Arc::clone(&directory), demands, sources)));
+        let (demands, asked) = (Arc::new(tokio::sync::Mutex::new(demands)), Arc::clone(&directory));
+        let learners = sources.clone();
+        kept::task(&control, "sources", move || {
+            sources::run(Arc::clone(&asked), Arc::clone(&demands), learners.clone())
+        });
 
-        let (doors, workers) = start_workers(config, &shared, &metrics, (&access_log, &recent))?;
-        let tally = AcceptTally(metrics.front());
-        let listener = TcpListener::from_std(sockets.gateway)?;
-        drop(control.spawn(accept::run(listener, shared.accept.clone(), doors, watch.clone(), tally)));
+        let (doors, workers) = start_workers(config, &shared, &metrics, (&access_log, &recent, observe))?;
+        let listener = Arc::new(TcpListener::from_std(sockets.gateway)?);
+        let (settings, phases, tallies) = (shared.accept.clone(), watch.clone(), Arc::clone(&metrics));
+        kept::task(&control, "acceptor", move || {
+            let tally = AcceptTally(tallies.front());
+            accept::run(Arc::clone(&listener), settings.clone(), doors.clone(), phases.clone(), tally)
+        });
 
-        let port = ProbePort {
+        let port = Arc::new(ProbePort {
             endpoint: Arc::clone(&probe),
             credentials: Arc::clone(&shared.credentials),
             tls: tls::Settings { alpn: false, ..shared.tls.clone() },
             plaintext: config.file.probe.plaintext,
             require_client_certificate: config.file.probe.require_client_certificate,
             first_byte_timeout: shared.detect.timeout,
-        };
-        drop(control.spawn(Arc::new(port).run(TcpListener::from_std(sockets.probe)?, watch.clone())));
+        });
+        let listener = Arc::new(TcpListener::from_std(sockets.probe)?);
+        kept::task(&control, "probe", move || Arc::clone(&port).run(Arc::clone(&listener), watch.clone()));
 
         let seen = state::Seen {
             shared: shared.clone(),
@@ -211,10 +243,17 @@ impl App {
             reload: reload.clone(),
             policy_reload: policy_reload.clone(),
             recent,
+            sources,
         };
-        let shown = admin_sources(config, seen, &metrics, log)?;
+        let overview = overview::Overview {
+            seen,
+            metrics: Arc::clone(&metrics),
+            max_connections: config.file.accept.max_connections,
+        };
+        let shown = admin_sources(config, overview, log)?;
         let settings = config.admin();
-        drop(control.spawn(admin::serve(TcpListener::from_std(sockets.admin)?, shown, settings)));
+        let listener = Arc::new(TcpListener::from_std(sockets.admin)?);
+        kept::task(&control, "admin", move || admin::serve(Arc::clone(&listener), shown.clone(), settings));
 
         starting.ready();
         let Shared { credentials, policy, .. } = shared;
@@ -335,21 +374,23 @@ fn start_workers(
     config: &Config,
     shared: &Shared,
     metrics: &Arc<Metrics>,
-    (access_log, recent): (&AccessLog, &Recent),
+    (access_log, recent, observe): (&AccessLog, &Recent, Observe),
 ) -> anyhow::Result<(Vec<Door>, Vec<std::thread::JoinHandle<()>>)> {
     let count = match config.file.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
     let (metrics, access_log, recent) = (Arc::clone(metrics), access_log.clone(), recent.clone());
-    let observer: worker::MakeObserver = Arc::new(move |_| {
-        let observers: Vec<Rc<dyn Observer>> = vec![
+    let tracer = traces::start(config, &metrics)?;
+    let observer: worker::MakeObserver = Arc::new(move |index| {
+        let mut observers: Vec<Rc<dyn Observer>> = vec![
             Rc::new(metrics.front()),
             Rc::new(access_log.clone()),
             Rc::new(Refusals::new(LINES_PER_CODE)),
             Rc::new(recent.clone()),
         ];
-        Rc::new(Fan::new(observers))
+        observers.extend(tracer.as_ref().map(|tracer| tracer()));
+        observe(index, Rc::new(Fan::new(observers)))
     });
     let mut doors = Vec::new();
     let mut threads = Vec::new();
@@ -365,12 +406,19 @@ fn start_workers(
 const LINES_PER_CODE: u32 = 5;
 
 /// The sources of services, in the order in which they are asked.
-fn start_sources(config: &Config, directory: &Arc<Directory>) -> anyhow::Result<Vec<Arc<dyn Source>>> {
+fn start_sources(
+    config: &Config,
+    directory: &Arc<Directory>,
+    credentials: &Arc<Live<Credentials>>,
+    kubernetes: Option<Arc<dyn Source>>,
+) -> anyhow::Result<Vec<Arc<dyn Source>>> {
     let fixed = Fixed::new(Claim(0), config.services());
     fixed.publish(directory);
     let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(fixed)];
+    sources.extend(linkerd::start(config, credentials, Claim(1))?);
+    sources.extend(kubernetes);
     if let Some(settings) = config.dns() {
-        sources.push(Arc::new(Dns::new(Claim(1), settings, Handle::current()).context("DNS (sources.dns)")?));
+        sources.push(Arc::new(Dns::new(Claim(3), settings, Handle::current()).context("DNS (sources.dns)")?));
     }
     Ok(sources)
 }
@@ -415,11 +463,10 @@ fn show_sources(metrics: &Metrics, sources: &[Arc<dyn Source>]) {
 /// What the admin server reads.
 fn admin_sources(
     config: &Config,
-    seen: state::Seen,
-    metrics: &Arc<Metrics>,
+    overview: overview::Overview,
     log: Option<LogHandle>,
 ) -> anyhow::Result<admin::Sources> {
-    let metrics = Arc::clone(metrics);
+    let (seen, metrics) = (overview.seen.clone(), Arc::clone(&overview.metrics));
     let reads = log.clone();
     let keys = seen
         .shared
@@ -434,6 +481,7 @@ fn admin_sources(
         ready: Arc::clone(&seen.health),
         metrics: Arc::new(move |openmetrics| metrics.render(openmetrics)),
         state: Arc::new(move || seen.page()),
+        overview: Arc::new(move || overview.page()),
         config: serde_json::to_value(&config.file)?,
         log: admin::LogLevel {
             read: Arc::new(move || reads.as_ref().map(LogHandle::filter).unwrap_or_default()),
@@ -471,4 +519,9 @@ fn show(metrics: &Arc<Metrics>, shared: &Shared, probe: &Arc<Probe>, access_log:
     metrics.watch_drain(shared.drain.clone());
     metrics.watch_probe(Arc::clone(probe));
     metrics.watch_access_log(access_log.lines());
+    let (runtimes, control) = (Arc::clone(&shared.runtimes), Handle::current().metrics());
+    metrics.watch_tasks(move || {
+        let workers = runtimes.tasks().into_iter().map(|(worker, tasks)| (format!("worker-{worker}"), tasks));
+        workers.chain([("control".to_owned(), control.num_alive_tasks())]).collect()
+    });
 }

@@ -8,8 +8,10 @@ use isthmus_probe::health::Health;
 use serde_json::{Value, json};
 
 use crate::authorise::{self, Call};
+use crate::fault::Refusal;
 use crate::gateway::Shared;
 use crate::route::State;
+use crate::sources::Source;
 use crate::sources::files::{self, Reload};
 use crate::telemetry::recent::Recent;
 
@@ -30,23 +32,25 @@ pub(super) struct Seen {
     pub(super) reload: files::Status,
     pub(super) policy_reload: files::Status,
     pub(super) recent: Recent,
+    pub(super) sources: Vec<Arc<dyn Source>>,
 }
 
 impl Seen {
     /// The whole page.
     pub(super) fn page(&self) -> Value {
-        let Self { shared, health, probe, reload, policy_reload, recent } = self;
+        let Self { shared, health, probe, reload, policy_reload, recent, sources: asked } = self;
         let mut page = state(shared, health, probe);
         if let Value::Object(fields) = &mut page {
             fields.insert("reload".to_owned(), reloads(&reload.read()));
             fields.insert("policy".to_owned(), policy(shared, &policy_reload.read()));
             fields.insert("refused".to_owned(), refused(recent));
+            fields.insert("sources".to_owned(), sources(asked));
         }
         page
     }
 }
 
-fn reloads(reload: &Reload) -> Value {
+pub(super) fn reloads(reload: &Reload) -> Value {
     json!({
         "files": reload.files,
         "replaced": reload.replaced,
@@ -62,7 +66,22 @@ fn reloads(reload: &Reload) -> Value {
     })
 }
 
-fn refused(recent: &Recent) -> Value {
+/// Where services are learned of, and how old what is known is.
+fn sources(asked: &[Arc<dyn Source>]) -> Value {
+    let rows = asked.iter().map(|source| {
+        let report = source.report();
+        json!({
+            "source": report.name,
+            "age_seconds": report.age.map(|age| age.as_secs_f64()),
+            "services": report.services,
+            "failures": report.failures,
+            "details": source.details(),
+        })
+    });
+    rows.collect()
+}
+
+pub(super) fn refused(recent: &Recent) -> Value {
     let rows = recent.latest().into_iter().map(|refusal| {
         json!({
             "at": timestamp(refusal.at),
@@ -99,7 +118,7 @@ fn state(shared: &Shared, health: &Health, probe: &Probe) -> Value {
     })
 }
 
-fn identity(shared: &Shared) -> Value {
+pub(super) fn identity(shared: &Shared) -> Value {
     let credentials = shared.credentials.load();
     let roots = credentials.roots().iter().map(|root| {
         json!({
@@ -127,8 +146,10 @@ fn services(shared: &Shared) -> Value {
     let rows = services.iter().map(|service| {
         let (state, endpoints) = match &**service.state() {
             State::Known(endpoints) => ("known", endpoints.list.len()),
+            State::Failing => ("failing", 0),
             State::Missing => ("missing", 0),
             State::Pending => ("pending", 0),
+            State::Refused(error) => (error.code(), 0),
         };
         json!({
             "service": service.target().to_string(),
@@ -140,7 +161,7 @@ fn services(shared: &Shared) -> Value {
     rows.collect()
 }
 
-fn endpoints(shared: &Shared) -> Value {
+pub(super) fn endpoints(shared: &Shared) -> Value {
     let rows = shared.loads.snapshot().into_iter().map(|load| {
         json!({
             "service": load.service.to_string(),
@@ -159,7 +180,7 @@ fn endpoints(shared: &Shared) -> Value {
 }
 
 /// The rules in force, and what they refused or would refuse, by client, service and call.
-fn policy(shared: &Shared, reload: &Reload) -> Value {
+pub(super) fn policy(shared: &Shared, reload: &Reload) -> Value {
     let (observed, beyond) = shared.watchers.observations();
     let mut policy = reloads(reload);
     if let Value::Object(fields) = &mut policy {
@@ -186,7 +207,7 @@ pub(super) fn sightings(shared: &Shared) -> Value {
     json!({ "observations": observations, "beyond": beyond })
 }
 
-fn clients(shared: &Shared) -> Value {
+pub(super) fn clients(shared: &Shared) -> Value {
     let rows = shared.census.by_identity().into_iter().map(|(identity, connections, requests)| {
         json!({ "identity": identity.as_str(), "connections": connections, "requests": requests })
     });

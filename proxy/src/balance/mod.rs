@@ -21,7 +21,7 @@ mod wait;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -61,7 +61,7 @@ pub struct Settings {
     /// Endpoints that take no connections stay out regardless: nothing can be served by them.
     pub max_ejected: f64,
     /// The zone the gateway runs in: its endpoints are preferred while enough of them are ready.
-    pub zone: Option<Arc<str>>,
+    pub zone: Zone,
     /// The share of the own zone's endpoints that must be ready for the zone to be kept to.
     pub zone_min_ready: f64,
     /// The least number of ready endpoints for the zone to be kept to: a lone one would bear everything.
@@ -70,6 +70,30 @@ pub struct Settings {
     pub queue: usize,
     /// How long they wait before all of them fail and the service fails fast.
     pub failfast_timeout: Duration,
+}
+
+/// The zone the gateway runs in: said by the operator, or found by a source while requests are served already. Clones are the
+/// same zone.
+#[derive(Clone, Debug, Default)]
+pub struct Zone(Arc<OnceLock<Arc<str>>>);
+
+impl Zone {
+    /// A zone that is known from the start.
+    pub fn known(zone: &str) -> Self {
+        let known = Self::default();
+        known.find(zone.into());
+        known
+    }
+
+    /// The zone, where it is known.
+    pub fn get(&self) -> Option<&Arc<str>> {
+        self.0.get()
+    }
+
+    /// Says which zone it is. Answers whether that was not known before: the first word counts.
+    pub fn find(&self, zone: Arc<str>) -> bool {
+        self.0.set(zone).is_ok()
+    }
 }
 
 impl Default for Settings {
@@ -82,7 +106,7 @@ impl Default for Settings {
             max_response_failures: 5,
             ejection: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(60), jitter: 0.2 },
             max_ejected: 0.5,
-            zone: None,
+            zone: Zone::default(),
             zone_min_ready: 0.7,
             zone_min_endpoints: 2,
             queue: 1024,
@@ -202,7 +226,7 @@ impl Balancer {
             nodes.update(shared, endpoints);
         }
         let Nodes { list, ready, .. } = &mut *nodes;
-        if shared.stale.get() || ready.expired(now) {
+        if shared.stale.get() || ready.expired(now) || ready.overtaken(&shared.settings) {
             ready.rebuild(list, &shared.settings, now);
             shared.stale.set(false);
         }

@@ -91,6 +91,10 @@ impl Node {
         self.endpoint.borrow().zone.as_deref() == Some(zone)
     }
 
+    pub(super) fn is_near(&self) -> bool {
+        self.endpoint.borrow().near
+    }
+
     /// The same address with another weight, zone or identity.
     pub(super) fn replace(&self, endpoint: &Endpoint) {
         if **self.endpoint.borrow() != *endpoint {

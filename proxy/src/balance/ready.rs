@@ -61,6 +61,8 @@ pub(super) struct Ready {
     eligible: usize,
     /// When the earliest ejection ends.
     expires: Option<Instant>,
+    /// The own zone was known when the set was built.
+    zoned: bool,
 }
 
 impl Ready {
@@ -72,6 +74,11 @@ impl Ready {
     /// Whether an ejection has ended since the set was built.
     pub(super) fn expired(&self, now: Instant) -> bool {
         self.expires.is_some_and(|at| at <= now)
+    }
+
+    /// Whether the own zone has become known since the set was built.
+    pub(super) fn overtaken(&self, settings: &Settings) -> bool {
+        !self.zoned && settings.zone.get().is_some()
     }
 
     /// When the set changes by time alone.
@@ -146,9 +153,12 @@ impl Ready {
 
     fn choose_zone(&mut self, list: &[Rc<Node>], settings: &Settings) {
         self.chosen.clear();
-        if let Some(zone) = settings.zone.as_deref() {
-            let total = list.iter().filter(|node| node.weight() > 0 && node.is_in(zone)).count();
-            self.chosen.extend(self.all.iter().copied().filter(|&index| list[index].is_in(zone)));
+        let zone = settings.zone.get().map(|zone| &**zone);
+        self.zoned = zone.is_some();
+        let near = |node: &Rc<Node>| node.is_near() || zone.is_some_and(|zone| node.is_in(zone));
+        let total = list.iter().filter(|node| node.weight() > 0 && near(node)).count();
+        if total > 0 {
+            self.chosen.extend(self.all.iter().copied().filter(|&index| near(&list[index])));
             let ready = self.chosen.len();
             let enough = ready >= settings.zone_min_endpoints.max(1)
                 && ready as f64 >= total as f64 * settings.zone_min_ready.clamp(0.0, 1.0);

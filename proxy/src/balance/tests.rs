@@ -4,7 +4,6 @@ use std::future::pending;
 use proptest::prelude::*;
 
 use super::*;
-use crate::endpoint::Speaks;
 
 fn settings() -> Settings {
     Settings {
@@ -23,7 +22,7 @@ fn addr(n: usize) -> SocketAddr {
 }
 
 fn endpoint(n: usize, weight: u32, zone: Option<&str>) -> Endpoint {
-    Endpoint { addr: addr(n), speaks: Speaks::AsClient, tls: None, weight, zone: zone.map(Arc::from) }
+    Endpoint { weight, zone: zone.map(Arc::from), ..Endpoint::new(addr(n)) }
 }
 
 fn weighted(weights: &[u32]) -> Arc<Endpoints> {
@@ -225,7 +224,7 @@ async fn what_is_known_of_an_address_outlives_a_change_of_the_set() {
 
 #[tokio::test(start_paused = true)]
 async fn the_own_zone_is_kept_to_while_enough_of_it_is_ready() {
-    let balancer = balancer(Settings { zone: Some("a".into()), ..settings() });
+    let balancer = balancer(Settings { zone: Zone::known("a"), ..settings() });
     let list = (0..6).map(|n| endpoint(n, 1, Some(if n < 3 { "a" } else { "b" }))).collect();
     let endpoints = Arc::new(Endpoints { list });
     let near = shares(&balancer, &endpoints, 1000);

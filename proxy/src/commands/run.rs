@@ -2,7 +2,7 @@
 //!
 //! Exit code 0 when nothing was cut, 1 when it could not start or something was cut, 64 when the configuration is wrong.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,9 +34,24 @@ pub struct Args {
     /// Listen here instead of admin.listen
     #[arg(long, env = "ISTHMUS_ADMIN_LISTEN", value_name = "ADDR")]
     admin_listen: Option<SocketAddr>,
+    /// The gateway's own address in the cluster, instead of sources.kubernetes.pod_ip
+    #[arg(long, env = "ISTHMUS_POD_IP", value_name = "IP")]
+    pod_ip: Option<IpAddr>,
     /// Log this instead of telemetry.log
     #[arg(long, env = "ISTHMUS_LOG", value_name = "FILTER")]
     log: Option<String>,
+    /// This pod's namespace, instead of sources.linkerd.namespace
+    #[arg(long, env = "ISTHMUS_POD_NAMESPACE", value_name = "NAME")]
+    pod_namespace: Option<String>,
+    /// This pod's name, instead of sources.linkerd.pod
+    #[arg(long, env = "ISTHMUS_POD_NAME", value_name = "NAME")]
+    pod_name: Option<String>,
+    /// This pod's addresses, instead of sources.linkerd.own_addresses
+    #[arg(long, env = "ISTHMUS_POD_IPS", value_name = "ADDRS", value_delimiter = ',')]
+    pod_ips: Vec<IpAddr>,
+    /// The node's name, instead of sources.linkerd.node
+    #[arg(long, env = "ISTHMUS_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
 }
 
 /// Runs until a signal.
@@ -66,6 +81,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     if args.check {
+        if let Err(error) = config.check_discovery() {
+            eprintln!("isthmus: {error:#}");
+            return Ok(ExitCode::from(BAD_USAGE));
+        }
         for warning in credentials.warnings() {
             eprintln!("warning: {warning}");
         }
@@ -114,8 +133,22 @@ fn configured(args: &Args) -> anyhow::Result<Config> {
     file.accept.listen = args.gateway_listen.unwrap_or(file.accept.listen);
     file.probe.listen = args.probe_listen.unwrap_or(file.probe.listen);
     file.admin.listen = args.admin_listen.unwrap_or(file.admin.listen);
+    file.sources.kubernetes.pod_ip = args.pod_ip.or(file.sources.kubernetes.pod_ip);
     if let Some(log) = &args.log {
         file.telemetry.log.clone_from(log);
+    }
+    let linkerd = &mut file.sources.linkerd;
+    for (key, given) in [
+        (&mut linkerd.namespace, &args.pod_namespace),
+        (&mut linkerd.pod, &args.pod_name),
+        (&mut linkerd.node, &args.node_name),
+    ] {
+        if given.is_some() {
+            key.clone_from(given);
+        }
+    }
+    if !args.pod_ips.is_empty() {
+        linkerd.own_addresses.clone_from(&args.pod_ips);
     }
     Ok(config)
 }

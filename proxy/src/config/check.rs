@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 
 use super::Config;
-use crate::identity::Identity;
 use crate::sources::policy::place::Node;
 
 impl Config {
@@ -28,6 +27,26 @@ impl Config {
         }
         if !(0.0..=1.0).contains(&file.telemetry.access_log_sample) {
             return wrong("telemetry.access_log_sample", "a share is a number from 0.0 to 1.0");
+        }
+        let traces = &file.telemetry.traces;
+        if !(0.0..=1.0).contains(&traces.sample) {
+            return wrong("telemetry.traces.sample", "a share is a number from 0.0 to 1.0");
+        }
+        if let Some(endpoint) = &traces.endpoint {
+            if !cfg!(feature = "otlp") {
+                return wrong(
+                    "telemetry.traces.endpoint",
+                    "this build sends no spans; build it with `--features otlp`",
+                );
+            }
+            let uri = endpoint.parse::<http::Uri>().ok();
+            if !uri
+                .is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()))
+            {
+                let message =
+                    format!("`{endpoint}` is no collector; write `http://host:4317`, OTLP over gRPC in plaintext");
+                return wrong("telemetry.traces.endpoint", &message);
+            }
         }
         if !(0.0..=1.0).contains(&file.balance.max_ejected) {
             return wrong("balance.max_ejected", "a share is a number from 0.0 to 1.0");
@@ -63,37 +82,9 @@ impl Config {
             }
         }
         self.check_identify()?;
+        self.check_linkerd()?;
+        self.check_kubernetes()?;
         self.check_services()
-    }
-
-    fn check_services(&self) -> Result<(), (String, String)> {
-        let suffixes = &self.file.route.suffixes;
-        let mut seen = HashSet::new();
-        for (index, service) in self.file.sources.services.iter().enumerate() {
-            let key = |field: &str| format!("sources.services[{index}].{field}");
-            if service.port == 0 {
-                return Err((key("port"), "a port is a number from 1 to 65535".to_owned()));
-            }
-            if !seen.insert((service.name.0.clone(), service.port)) {
-                return Err((key("name"), format!("{}:{} stands in the table twice", service.name, service.port)));
-            }
-            if !suffixes.iter().any(|suffix| suffix.0.holds(&service.name.0)) {
-                return Err((
-                    key("name"),
-                    format!("{} lies outside route.suffixes and could never be reached", service.name),
-                ));
-            }
-            if let Some(tls) = &service.tls
-                && tls.server_name.is_none()
-                && matches!(tls.identity.0, Identity::Uri(_))
-            {
-                return Err((
-                    key("tls"),
-                    "an identity that is a URI needs a server_name, as SNI holds names only".to_owned(),
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -4,14 +4,17 @@
 //! **Refuses** unknown keys and values that do not read, with line and column. The first word of a key is the room it sets.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, IdentityText, Size, Time};
+use super::scalar::{
+    Authority, ClusterName, DnsName, DnsSuffix, FieldName, FingerprintText, HostPortText, IdentityText, NamespaceName,
+    Size, Time,
+};
 use crate::authorise;
 
 const fn millis(millis: u64) -> Time {
@@ -193,10 +196,14 @@ section! {
 }
 
 section! {
-    /// Where services are found. The table is asked first, then DNS.
+    /// Where services are found. The table is asked first, then a Linkerd control plane, then Kubernetes, then DNS.
     Sources {
         /// Services by name and port.
         services: Vec<Service> = Vec::new(),
+        /// A Linkerd control plane.
+        linkerd: Linkerd = Linkerd::default(),
+        /// The Kubernetes API server.
+        kubernetes: Kubernetes = Kubernetes::default(),
         /// Cluster DNS.
         dns: Dns = Dns::default(),
     }
@@ -231,9 +238,24 @@ pub struct Service {
     /// What its endpoints speak.
     #[serde(default)]
     pub protocol: Speaks,
+    /// Carries HTTP/1 requests to its endpoints over HTTP/2, marked with `l5d-orig-proto`: for endpoints behind a Linkerd
+    /// proxy, which gives them to the application as what they were. Many requests then share one connection. Goes with
+    /// `protocol: as_client`; requests that leave HTTP (WebSocket, CONNECT) travel as HTTP/1 all the same.
+    #[serde(default)]
+    pub orig_proto: bool,
     /// Mutual TLS towards its endpoints; plain where absent.
     #[serde(default)]
     pub tls: Option<ServiceTls>,
+    /// Begins connections with Linkerd's transport header: the addresses of the endpoints are then those of their proxies
+    /// (`POD-IP:4143`), or of another gateway. Needs `tls`.
+    #[serde(default)]
+    pub transport_header: Option<ServiceHeader>,
+    /// What requests name as their authority instead of what the client named: for another gateway behind this one.
+    #[serde(default)]
+    pub authority: Option<Authority>,
+    /// How HTTP/2 is spoken with its endpoints, where that differs from `connect`.
+    #[serde(default)]
+    pub http2: Option<ServiceHttp2>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
 }
@@ -247,6 +269,44 @@ pub struct ServiceTls {
     /// The name sent as SNI; the identity where absent, which then must be a DNS-like one.
     #[serde(default)]
     pub server_name: Option<DnsName>,
+}
+
+/// Linkerd's transport header towards an endpoint.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceHeader {
+    /// The port that the workload behind the proxy listens on; or, with `name`, the port of the service.
+    pub port: u16,
+    /// The service that is meant, where the other end is a gateway.
+    #[serde(default)]
+    pub name: Option<DnsName>,
+    /// Does not say what is spoken, so that the proxy takes HTTP for bytes too.
+    #[serde(default)]
+    pub opaque: bool,
+}
+
+/// HTTP/2 towards an endpoint. What is absent is as in `connect`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceHttp2 {
+    /// What an endpoint may send on one stream before it is read.
+    pub stream_window: Option<Size>,
+    /// The same for a whole connection.
+    pub connection_window: Option<Size>,
+    /// Lets both windows grow with what the network carries.
+    pub adaptive_window: bool,
+    /// How often an endpoint is asked whether it lives.
+    pub keepalive_interval: Option<Time>,
+    /// How long the answer may take.
+    pub keepalive_timeout: Option<Time>,
+    /// Asks while no request is under way, too.
+    pub keepalive_while_idle: bool,
+    /// The largest frame that an endpoint may send: 16KiB to 16777215.
+    pub max_frame: Option<Size>,
+    /// What of a request's body may wait per stream for an endpoint that does not read.
+    pub max_send_buffer: Option<Size>,
+    /// How many streams that were reset here are remembered.
+    pub max_reset_streams: Option<u32>,
 }
 
 /// One endpoint of a service.
@@ -265,6 +325,111 @@ pub struct Endpoint {
 
 const fn one() -> u32 {
     1
+}
+
+fn host_port(text: &str) -> HostPortText {
+    HostPortText(text.parse().expect("a valid host and port"))
+}
+
+fn dns_name(text: &str) -> DnsName {
+    DnsName(text.parse().expect("a valid name"))
+}
+
+section! {
+    /// A Linkerd control plane, or any other server of its destination API: services, their endpoints with who they are and
+    /// how they are meshed, ServiceProfiles (splits, timeouts, retries) and policies for opaque traffic. Where it is on,
+    /// it is asked for every name below `route.suffixes` that the table does not hold, and DNS is not.
+    Linkerd {
+        /// Asks it.
+        enabled: bool = false,
+        /// The destination service. SRV records of the name are looked for first, as its headless service has them.
+        destination: HostPortText = host_port("linkerd-dst-headless.linkerd.svc.cluster.local:8086"),
+        /// Who the destination service must be. `null` is plaintext, to loopback addresses only.
+        destination_identity: Option<DnsName> =
+            Some(dns_name("linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local")),
+        /// The policy service, which says where opaque connections may go. `null` asks nobody: they then go where
+        /// requests go.
+        policy: Option<HostPortText> = Some(host_port("linkerd-policy.linkerd.svc.cluster.local:8090")),
+        /// Who the policy service must be. `null` is plaintext, to loopback addresses only.
+        policy_identity: Option<DnsName> =
+            Some(dns_name("linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local")),
+        /// The namespace of this pod, told to the control plane. `ISTHMUS_POD_NAMESPACE` sets it.
+        namespace: Option<String> = None,
+        /// The node of this pod, by which the control plane tells which endpoints are in its zone. `ISTHMUS_NODE_NAME`
+        /// sets it.
+        node: Option<String> = None,
+        /// The name of this pod. `ISTHMUS_POD_NAME` sets it.
+        pod: Option<String> = None,
+        /// The addresses of this pod: endpoints there are refused, as they would lead to the gateway's own inner
+        /// ports. `ISTHMUS_POD_IPS` sets them.
+        own_addresses: Vec<IpAddr> = Vec::new(),
+        /// Whether what is found here counts as exported when `authorise.exported_only` is on. The API cannot say, and
+        /// it knows every service of the cluster: off, so that nothing is reachable because somebody forgot to forbid it.
+        /// Linkerd's own gateway is as if this were on.
+        exported: bool = false,
+        /// Takes endpoints at loopback addresses. For trying things out.
+        allow_local: bool = false,
+        /// Endpoints taken of one service. Kubernetes' own limit for a whole cluster's nodes.
+        max_endpoints: usize = 5000,
+        /// Services that may share the traffic of one (splits and policies), each of which is followed. What goes
+        /// beyond is refused. More than any rollout needs.
+        max_branches: usize = 32,
+        /// How long it is believed that there is no such service before it is asked again. As with DNS.
+        negative_ttl: Time = secs(30),
+        /// DNS, TCP and TLS to the control plane, each.
+        connect_timeout: Time = secs(1),
+        /// How long a connection to it may be silent before it is asked whether it lives; 0 is off.
+        keepalive_interval: Time = secs(10),
+        /// How long the answer to that may take.
+        keepalive_timeout: Time = secs(5),
+        /// How long a stream may take to its first message. As Linkerd's own proxies have it.
+        initial_timeout: Time = secs(3),
+        /// When a silent stream is opened anew; 0 is never. What is known stays known meanwhile. As above.
+        idle_timeout: Time = secs(300),
+        /// When any stream is opened anew, so that it finds new replicas; 0 is never. As above.
+        lifetime: Time = secs(3600),
+        /// The longest wait between two attempts at what fails. The first is 100 ms.
+        max_backoff: Time = secs(10),
+    }
+}
+
+section! {
+    /// The Kubernetes API server: Services and EndpointSlices, watched.
+    Kubernetes {
+        /// Watches the API server. It needs the right to list and watch services and endpointslices, which is why it is off unless
+        /// asked for; the chart asks for it and grants the right.
+        enabled: bool = false,
+        /// A kubeconfig to reach it by; where absent, the pod's service account.
+        kubeconfig: Option<PathBuf> = None,
+        /// The namespaces to watch, each by itself, so that a Role in each is right enough; all at once where empty.
+        namespaces: Vec<NamespaceName> = Vec::new(),
+        /// Which services are exported, as `kubectl -l` takes it. The default is the label by which Linkerd's mirrors choose
+        /// what goes through a gateway; `remote-discovery`, its other value, is for networks without one.
+        selector: String = "mirror.linkerd.io/exported=true".to_owned(),
+        /// The cluster's domain: services are named below `svc.` and this.
+        cluster_domain: DnsName = DnsName("cluster.local".parse().expect("a valid name")),
+        /// Not ready until the API server has told all services once: a gateway that knows none would refuse everything, and a
+        /// load balancer would rather send that to its siblings. Once they are told, what was told last serves, however long
+        /// the API server is away. Turn it off where the table or DNS alone are worth being sent traffic for.
+        required: bool = true,
+        /// How long one watch lasts before it is begun anew; a server that has vanished without a word is noticed 5 s later. A
+        /// watch that is begun anew costs the server next to nothing, one that is dead costs the gateway what has moved meanwhile.
+        watch_timeout: Time = secs(60),
+        /// How long the server may take to begin an answer, or to go on with a list. Its own limit is 60 s; half of that is no
+        /// answer that a gateway is helped by.
+        answer_timeout: Time = secs(30),
+        /// How long to wait after the first failure; each further wait is twice as long. It is also the least time between two watches.
+        backoff_min: Time = secs(1),
+        /// The longest wait: how late a server that has come back may be noticed.
+        backoff_max: Time = secs(30),
+        /// Objects asked for at once. 500 is what every client of Kubernetes asks for: some megabytes, while they are read.
+        page_size: u32 = 500,
+        /// The gateway's own address in the cluster, by which it finds the zone that it runs in among the endpoints, where
+        /// `balance.zone` says none. `ISTHMUS_POD_IP` sets it for each pod.
+        pod_ip: Option<IpAddr> = None,
+        /// Takes addresses that lead to this host (loopback, link-local). For trying things out.
+        allow_local: bool = false,
+    }
 }
 
 section! {
@@ -413,6 +578,9 @@ section! {
         max_retries: u32 = 2,
         /// Retries as a share of requests.
         retry_budget: f64 = 0.2,
+        /// What is kept of a request's body where a service's profile lets it be sent again for its response; a request
+        /// with more is sent once. Linkerd's own limit. Held for each such request under way; 0 keeps nothing.
+        max_retry_body: Size = Size(64 * 1024),
     }
 }
 
@@ -542,10 +710,33 @@ section! {
         access_log_file: Option<PathBuf> = None,
         /// The share of records shown, 0.0 to 1.0. Refusals are always shown.
         access_log_sample: f64 = 1.0,
+        /// A span for each request, to an OpenTelemetry collector.
+        traces: Traces = Traces::default(),
         /// Services that metrics tell apart; further ones share the label `other`.
         max_services: usize = 1000,
         /// Clients that metrics tell apart; further ones share the label `other`.
         max_clients: usize = 1000,
+    }
+}
+
+section! {
+    /// Spans of requests over OTLP/gRPC. Builds with the cargo feature `otlp` can send them; others refuse the key.
+    Traces {
+        /// The collector, such as `http://otel-collector.observability:4317`. Absent: no spans, and `traceparent` goes through
+        /// untouched. Plaintext: a collector beside the gateway or in its cluster.
+        endpoint: Option<String> = None,
+        /// The share of requests without a trace of their own that begin one, 0.0 to 1.0. One in a hundred shows what is slow
+        /// and costs next to nothing.
+        sample: f64 = 0.01,
+        /// Whether a request that belongs to a trace is recorded if, and only if, its sender records it. Without, `sample`
+        /// decides, so that clients cannot ask for more spans than you want to pay for.
+        follow_client: bool = true,
+        /// The name that spans are under.
+        service_name: String = "isthmus".to_owned(),
+        /// How long the collector may take for one batch of up to 512 spans; then they are lost and counted.
+        timeout: Time = secs(5),
+        /// Spans that may wait for the collector; further ones are lost and counted. About a kilobyte each.
+        queue: usize = 4096,
     }
 }
 

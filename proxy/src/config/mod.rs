@@ -9,8 +9,11 @@
 mod check;
 pub mod file;
 mod identify;
+mod kubernetes;
+pub mod linkerd;
 pub mod reference;
 pub mod scalar;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,13 +27,14 @@ use crate::addr::Target;
 use crate::authorise::Policy;
 use crate::backoff::Backoff;
 use crate::connect::{self, PoolSettings};
-use crate::endpoint::{self, Endpoint, Endpoints, UpstreamTls};
+use crate::endpoint;
 use crate::identity::Identity;
-use crate::route::Published;
 use crate::sources::dns;
 use crate::sources::files::{self, credentials::CredentialFiles};
 use crate::sources::policy::{self, PolicyFiles, Text, Words, misread};
 use crate::telemetry::lines::Destination;
+#[cfg(feature = "otlp")]
+use crate::telemetry::traces;
 use crate::telemetry::{access_log, logs, metrics};
 use crate::{admin, balance, detect, gateway, relay, route, tls};
 
@@ -217,12 +221,15 @@ impl Config {
         Ok((config.policy(own.as_ref())?, Some(config)))
     }
 
-    /// Whether a service can be reached where only exported ones can, as far as this file tells: by its table, else by DNS.
+    /// Whether a service can be reached where only exported ones can, as far as this file tells: by its table, else by what
+    /// finds it.
     pub fn exported(&self, target: &Target) -> bool {
         let table = &self.file.sources.services;
         match table.iter().find(|service| service.name.0 == target.name && service.port == target.port) {
             Some(service) => service.exported,
-            None => self.file.sources.dns.enabled && self.file.sources.dns.exported,
+            // A label in the cluster decides, which no file tells: the rules are then all that is left to judge by.
+            None if self.file.sources.kubernetes.enabled => true,
+            None => self.file.sources.found_exported(),
         }
     }
 
@@ -267,7 +274,7 @@ impl Config {
             discovery_timeout: route.discovery_timeout.0,
             max_demanded: route.max_services,
             idle_timeout: route.idle_timeout.0,
-            demanded_exported: self.file.sources.dns.enabled && self.file.sources.dns.exported,
+            demanded_exported: self.file.sources.found_exported(),
         }
     }
 
@@ -275,7 +282,7 @@ impl Config {
     pub fn balance(&self) -> balance::Settings {
         let balance = &self.file.balance;
         balance::Settings {
-            zone: balance.zone.as_deref().map(Arc::from),
+            zone: balance.zone.as_deref().map(balance::Zone::known).unwrap_or_default(),
             first_rtt: balance.first_rtt.0,
             decay: balance.decay.0,
             max_connect_failures: balance.max_connect_failures,
@@ -350,6 +357,7 @@ impl Config {
             keepalive_timeout: http.keepalive_timeout.0,
             max_retries: http.max_retries,
             retry_budget: http.retry_budget,
+            max_retry_body_bytes: http.max_retry_body.bytes(),
         }
     }
 
@@ -393,6 +401,25 @@ impl Config {
         }
     }
 
+    /// Which requests are recorded as spans, where any are.
+    pub fn trace(&self) -> Option<gateway::trace::Settings> {
+        let traces = &self.file.telemetry.traces;
+        let settings = gateway::trace::Settings { sample: traces.sample, follow_client: traces.follow_client };
+        traces.endpoint.is_some().then_some(settings)
+    }
+
+    /// Where spans go, where they go anywhere.
+    #[cfg(feature = "otlp")]
+    pub fn traces(&self) -> Option<traces::Settings> {
+        let traces = &self.file.telemetry.traces;
+        traces.endpoint.clone().map(|endpoint| traces::Settings {
+            endpoint,
+            service_name: traces.service_name.clone(),
+            timeout: traces.timeout.0,
+            queue: traces.queue,
+        })
+    }
+
     /// The bounds of metrics.
     pub fn metrics(&self) -> metrics::Settings {
         let telemetry = &self.file.telemetry;
@@ -401,35 +428,6 @@ impl Config {
             max_clients: telemetry.max_clients,
             ..metrics::Settings::default()
         }
-    }
-
-    /// The table of services.
-    pub fn services(&self) -> Vec<Published> {
-        let rows = self.file.sources.services.iter();
-        rows.map(|service| {
-            let tls = service.tls.as_ref().map(|tls| {
-                let name = tls.server_name.as_ref().map(|name| name.0.clone());
-                let name = name.or_else(|| match &tls.identity.0 {
-                    Identity::Dns(name) => Some(name.clone()),
-                    Identity::Uri(_) => None,
-                });
-                let server_name = name.expect("checked: an identity without a name has a server_name");
-                Arc::new(UpstreamTls { identity: tls.identity.0.clone(), server_name })
-            });
-            let list = service.endpoints.iter().map(|endpoint| Endpoint {
-                addr: endpoint.address,
-                speaks: service.protocol.into(),
-                tls: tls.clone(),
-                weight: endpoint.weight,
-                zone: endpoint.zone.as_deref().map(Arc::from),
-            });
-            Published {
-                target: Target { name: service.name.0.clone(), port: service.port },
-                exported: service.exported,
-                endpoints: Arc::new(Endpoints { list: list.collect() }),
-            }
-        })
-        .collect()
     }
 
     /// DNS, where it is on.

@@ -15,7 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::addr::{Name, Suffix};
+use crate::addr::{HostPort, Name, Suffix, Target};
 use crate::gateway::http::identify;
 use crate::identity::Identity;
 use crate::tls::{Fingerprint, inspect};
@@ -163,6 +163,10 @@ text_scalar!(Size, "Size", "a size in bytes such as 16384, 64KiB or 1MiB", r"^[0
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct DnsName(pub Name);
 
+/// A name and a port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Authority(pub Target);
+
 /// A DNS suffix; `.` is every name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DnsSuffix(pub Suffix);
@@ -170,6 +174,10 @@ pub struct DnsSuffix(pub Suffix);
 /// An identity: a DNS-like name, or a URI such as a SPIFFE id.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IdentityText(pub Identity);
+
+/// Where a server is: a host and a port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostPortText(pub HostPort);
 
 macro_rules! shown_by_its_inside {
     ($($type:ty),*) => {$(
@@ -181,18 +189,32 @@ macro_rules! shown_by_its_inside {
     )*};
 }
 
-shown_by_its_inside!(DnsName, DnsSuffix, IdentityText);
+shown_by_its_inside!(Authority, DnsName, DnsSuffix, HostPortText, IdentityText);
 
 text_scalar!(DnsName, "DnsName", "a DNS name such as web.prod.svc.cluster.local", r"^[A-Za-z0-9_.-]+$", |text| text
     .parse()
     .map(DnsName)
     .map_err(|error| format!("`{text}` is no DNS name: {error}")));
 text_scalar!(
+    Authority,
+    "Authority",
+    "a name and a port such as web.prod.svc.cluster.local:80",
+    r"^[A-Za-z0-9_.-]+(:[0-9]+)?$",
+    |text| Target::parse(text, 80).map(Authority).map_err(|error| format!("`{text}` is no authority: {error}"))
+);
+text_scalar!(
     DnsSuffix,
     "DnsSuffix",
     "a DNS suffix such as svc.cluster.local, or `.` for every name",
     r"^[A-Za-z0-9_.-]+$",
     |text| text.parse().map(DnsSuffix).map_err(|error| format!("`{text}` is no DNS suffix: {error}"))
+);
+text_scalar!(
+    HostPortText,
+    "HostPort",
+    "a host and a port such as linkerd-dst-headless.linkerd.svc.cluster.local:8086",
+    r"^\S+:[0-9]+$",
+    |text| text.parse().map(HostPortText).map_err(|error| format!("`{text}` is no host and port: {error}"))
 );
 text_scalar!(
     IdentityText,
@@ -271,6 +293,25 @@ impl FromStr for ClusterName {
     }
 }
 
+/// The name of a namespace of Kubernetes: a DNS label (RFC 1123) in lower case.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct NamespaceName(pub Arc<str>);
+
+impl FromStr for NamespaceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let fits = text.bytes().all(|byte| plain(byte) || byte == b'-');
+        let ends = [text.bytes().next(), text.bytes().next_back()].into_iter().all(|end| end.is_some_and(plain));
+        if fits && ends && text.len() <= 63 {
+            Ok(Self(text.into()))
+        } else {
+            Err(format!("`{text}` is no namespace; write 1 to 63 lower-case letters, digits and `-`"))
+        }
+    }
+}
+
 /// SHA-256 of a certificate, in hexadecimal digits with or without colons.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct FingerprintText(pub Fingerprint);
@@ -294,11 +335,18 @@ impl fmt::Display for FingerprintText {
     }
 }
 
-shown_by_its_inside!(ClusterName, FieldName);
+shown_by_its_inside!(ClusterName, FieldName, NamespaceName);
 
 text_scalar!(FieldName, "FieldName", "the name of an HTTP header", r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", |text| text
     .parse());
 text_scalar!(ClusterName, "ClusterName", "the name of a cluster", r"^[A-Za-z0-9_./:-]{1,63}$", |text| text.parse());
+text_scalar!(
+    NamespaceName,
+    "NamespaceName",
+    "the name of a namespace",
+    r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+    |text| { text.parse() }
+);
 text_scalar!(
     FingerprintText,
     "Fingerprint",

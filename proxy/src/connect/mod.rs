@@ -135,6 +135,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The cause, where the endpoint reset this very stream over HTTP/2 and nothing else is wrong: an HTTP/2 client can then
+    /// be told the same, in the same words (RFC 9113 §6.4).
+    pub fn stream_reset(&self) -> Option<&Cause> {
+        match self {
+            Self::Reset(cause) | Self::StreamRefused(cause) => Some(cause).filter(|cause| pool::is_stream_reset(cause)),
+            _ => None,
+        }
+    }
+}
+
 impl Refusal for Error {
     fn fault(&self) -> Fault {
         match self {

@@ -73,6 +73,15 @@ pub struct Permit {
     load: Arc<AtomicUsize>,
 }
 
+#[cfg(fuzzing)]
+impl Permit {
+    /// For a connection that no listener accepted.
+    pub(super) fn of_nobody(drain: &Watch) -> Self {
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a place nobody has taken");
+        Self { _place: place, _alive: drain.alive(), load: Arc::new(AtomicUsize::new(1)) }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.load.fetch_sub(1, Ordering::Relaxed);
@@ -108,7 +117,13 @@ pub trait Tally: Send {
 }
 
 /// Accepts until the drain begins.
-pub async fn run(listener: TcpListener, settings: Settings, doors: Vec<Door>, mut drain: Watch, tally: impl Tally) {
+pub async fn run(
+    listener: Arc<TcpListener>,
+    settings: Settings,
+    doors: Vec<Door>,
+    mut drain: Watch,
+    tally: impl Tally,
+) {
     let places = Arc::new(Semaphore::new(settings.max_connections));
     let backoff = Backoff { min: Duration::from_millis(5), max: Duration::from_secs(1), jitter: 0.2 };
     let mut failures = 0;

@@ -24,7 +24,8 @@ use crate::addr::ClientAddr;
 use crate::authorise::Permit;
 use crate::detect::{self, Hint, Naming, Negotiated, Session};
 use crate::fault::Fault;
-use crate::record::{Event, Outcome, Peer, Protocol, Record, Stage};
+use crate::live::Changes;
+use crate::record::{Event, Observer, Outcome, Peer, Protocol, Record, Stage};
 use crate::tls::{self, Alpn};
 
 /// Serves one accepted socket to its end. A panic on the way is this connection's alone.
@@ -34,7 +35,7 @@ pub(super) async fn serve(gateway: Rc<Gateway>, accepted: Accepted) {
     let permit = Rc::new(permit);
     let peer = Arc::new(Peer { addr: peer.0, identity: None, cluster: None, sni: None });
     let mut record = Record::connection(peer, SystemTime::now());
-    gateway.observer.event(Event::ConnectionOpened);
+    let open = Open::new(&gateway.observer);
     match AssertUnwindSafe(live(&gateway, socket, &permit, &mut record)).catch_unwind().await {
         Ok(Ok(())) => {}
         Ok(Err(refused)) => refused.close(&mut record),
@@ -44,8 +45,25 @@ pub(super) async fn serve(gateway: Rc<Gateway>, accepted: Accepted) {
         }
     }
     record.duration = started.elapsed();
-    gateway.observer.event(Event::ConnectionClosed);
+    drop(open);
     gateway.observer.closed(&record);
+}
+
+/// Says that a connection has opened and, however its task ends, that it has closed: a worker that starts again drops the
+/// tasks that it had, and what they counted as open must not stay so.
+struct Open(Rc<dyn Observer>);
+
+impl Open {
+    fn new(observer: &Rc<dyn Observer>) -> Self {
+        observer.event(Event::ConnectionOpened);
+        Self(Rc::clone(observer))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.event(Event::ConnectionClosed);
+    }
 }
 
 async fn live(
@@ -63,18 +81,32 @@ async fn live(
 
     // From before the credentials are loaded: a change during the handshake must not be missed.
     let changes = gateway.credentials.changes();
-    let secured = secure(gateway, socket, &mut mark, record).await?;
-    let identity = secured.peer.identity.clone();
-    let cluster = gateway.clusters.of(&identity, &secured.peer.authorities);
-    record.peer = Arc::new(Peer { addr: peer.0, identity: Some(identity), cluster, sni: secured.sni.clone() });
-    let counted = Rc::new(gateway.admit_session(&secured.peer.identity)?);
+    let tls::server::Accepted { stream, peer, sni, alpn } = secure(gateway, socket, &mut mark, record).await?;
+    known(gateway, (stream, peer, sni, alpn), (permit, changes), (record, mark)).await
+}
 
-    let session = detect::session(secured.stream, hint(gateway, secured.alpn, secured.sni), &gateway.detect).await?;
+/// From the handshake on: who the peer is is known.
+pub(super) async fn known<S>(
+    gateway: &Rc<Gateway>,
+    (stream, peer, sni, alpn): (S, tls::server::Peer, Option<crate::addr::Name>, Alpn),
+    (permit, changes): (&Rc<accept::Permit>, Changes),
+    (record, mut mark): (&mut Record, Instant),
+) -> Result<(), Refused>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let identity = peer.identity.clone();
+    let cluster = gateway.clusters.of(&identity, &peer.authorities);
+    let addr = record.peer.addr;
+    record.peer = Arc::new(Peer { addr, identity: Some(identity), cluster, sni: sni.clone() });
+    let counted = Rc::new(gateway.admit_session(&peer.identity)?);
+
+    let session = detect::session(stream, hint(gateway, alpn, sni), &gateway.detect).await?;
     record.protocol = Some(session.protocol);
     lap(record, Stage::Detect, &mut mark);
 
     let census = gateway.census.enter(&record.peer, session.protocol)?;
-    let trust = Trust::in_client(gateway, secured.peer, record.peer.addr, changes);
+    let trust = Trust::in_client(gateway, peer, addr, changes);
     converse(gateway, session, (trust, Places { census, _accepted: Rc::clone(permit), _counted: counted }), record)
         .await
 }

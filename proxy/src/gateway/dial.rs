@@ -1,7 +1,8 @@
-//! Connect, then the upstream handshake where the endpoint wants one: the one place where `connect` and `tls` meet.
+//! Connect, then the upstream handshake where the endpoint wants one, then the transport header where its proxy is to be
+//! told where to go on: the one place where `connect` and `tls` meet.
 //!
 //! **In** an endpoint. **Out** a stream, plain or mutual TLS with the endpoint's expected identity. **Refuses** like
-//! `connect`, with TLS failures as the upstream's fault.
+//! `connect`, with TLS failures as the upstream's fault. (Linkerd wire document §5.3.)
 //!
 //! A TLS stream carries the [`Trust`] in its endpoint with it: when that is lost, the pool is told, so that no new request
 //! goes there, and what is left on the stream is cut: bytes at once, requests after `tls.distrust_deadline`.
@@ -14,18 +15,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::trust::{Judge, Trust};
+use super::worker::beside;
 use crate::connect::{self, Dial};
-use crate::endpoint::{Endpoint, UpstreamTls};
+use crate::endpoint::{Endpoint, Tunnel, UpstreamTls};
 use crate::fault::Refusal;
 use crate::record::{Event, Protocol};
 use crate::tls::verify::Reason;
-use crate::tls::{self, ClientStream};
+use crate::tls::{self, Alpn, ClientStream};
+use crate::wire::transport_header::{self, Header};
 
 /// Dials endpoints with the gateway's own credentials.
 #[derive(Clone, Debug)]
@@ -53,6 +56,10 @@ impl Dialer {
     }
 
     async fn opened(&self, endpoint: &Endpoint, protocol: Protocol) -> Result<Upstream, connect::Error> {
+        #[cfg(fuzzing)]
+        if let Some(stream) = super::in_memory::dialled(endpoint.addr) {
+            return Ok(Upstream::Memory(stream));
+        }
         let tcp = connect::tcp(endpoint.addr, &self.settings).await?;
         match &endpoint.tls {
             None => Ok(Upstream::Plain(tcp)),
@@ -68,20 +75,27 @@ impl Dialer {
         protocol: Protocol,
     ) -> Result<Upstream, connect::Error> {
         let alpn: &[&[u8]] = match protocol {
+            _ if endpoint.tunnel.is_some() => &[transport_header::ALPN],
             Protocol::Http1 => &[b"http/1.1"],
             Protocol::Http2 => &[b"h2"],
             Protocol::Opaque => &[],
         };
         let changes = self.judge.credentials.changes(); // before the credentials, so that no change falls between
         let credentials = self.judge.credentials.load_full();
-        let connected = tls::client::connect(tcp, &credentials, expected, alpn).await.map_err(refused)?;
+        let mut connected = tls::client::connect(tcp, &credentials, expected, alpn).await.map_err(refused)?;
+        // As Linkerd does it: who does not select the protocol reads no header, and gets the session as it is.
+        if let Some(tunnel) = endpoint.tunnel.as_ref().filter(|_| connected.alpn == Alpn::TransportHeader) {
+            let header = transport_header::encode(&header(tunnel, protocol));
+            connected.stream.write_all(&header).await.map_err(connect::Error::from_io)?;
+            connected.stream.flush().await.map_err(connect::Error::from_io)?;
+        }
         let judge = self.judge.clone();
         let trust = Trust::in_upstream(judge, connected.chain, &expected.identity, endpoint.addr, changes);
         let (alive, gone) = oneshot::channel();
         let secured = Secured { stream: connected.stream, cut: Arc::default(), _alive: alive };
         let patience = if protocol == Protocol::Opaque { Duration::ZERO } else { self.distrust_deadline };
         let (cut, distrusted, endpoint) = (Arc::clone(&secured.cut), self.distrusted.clone(), endpoint.clone());
-        tokio::task::spawn_local(async move {
+        beside(&self.judge.observer, async move {
             let ended = async {
                 trust.lost().await;
                 // Nobody there to hear it: the worker is ending.
@@ -97,6 +111,17 @@ impl Dialer {
         });
         Ok(Upstream::Tls(Box::new(secured)))
     }
+}
+
+/// What the endpoint's proxy is told of the session behind the header.
+fn header(tunnel: &Tunnel, protocol: Protocol) -> Header {
+    let protocol = match protocol {
+        _ if tunnel.opaque => None,
+        Protocol::Http1 => Some(transport_header::Protocol::Http1),
+        Protocol::Http2 => Some(transport_header::Protocol::Http2),
+        Protocol::Opaque => None,
+    };
+    Header { port: tunnel.port, name: tunnel.name.clone(), protocol }
 }
 
 fn refused(error: tls::client::Error) -> connect::Error {
@@ -120,6 +145,8 @@ impl Dial for Dialer {
 /// A stream to an endpoint.
 #[derive(Debug)]
 pub(crate) enum Upstream {
+    #[cfg(fuzzing)]
+    Memory(tokio::io::DuplexStream),
     Plain(TcpStream),
     Tls(Box<Secured>),
 }
@@ -197,6 +224,8 @@ impl AsyncWrite for Secured {
 macro_rules! either {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
+            #[cfg(fuzzing)]
+            Upstream::Memory($stream) => $call,
             Upstream::Plain($stream) => $call,
             Upstream::Tls($stream) => $call,
         }

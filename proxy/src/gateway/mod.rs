@@ -14,6 +14,8 @@ pub mod clusters;
 mod connection;
 mod dial;
 pub mod http;
+#[cfg(fuzzing)]
+pub mod in_memory;
 mod paced;
 pub mod probe;
 pub mod rechecks;
@@ -21,6 +23,7 @@ mod refuse;
 mod retries;
 mod standing;
 mod tcp;
+pub mod trace;
 mod trust;
 pub mod watchers;
 pub mod worker;
@@ -35,6 +38,7 @@ use std::time::Duration;
 use ::http::{HeaderMap, Request, Response};
 use isthmus_probe::endpoint::Endpoint;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
 
 use self::assertion::Assertions;
 use self::census::Census;
@@ -55,7 +59,7 @@ use crate::endpoint::Endpoint as EndpointAddr;
 use crate::fault::Fault;
 use crate::live::{Changes, Live};
 use crate::record::{Event, Observer, Stage};
-use crate::route::{self, Directory, Service};
+use crate::route::{self, Connections, Directory, Profile, Service, Taker};
 use crate::tls::Credentials;
 use crate::{detect, relay, tls};
 
@@ -84,6 +88,8 @@ pub struct Shared {
     pub identify: http::identify::Settings,
     /// `identify:`, the signed assertion, where it is on.
     pub assertions: Option<Arc<Assertions>>,
+    /// `telemetry.traces:`, which requests are recorded, where any are.
+    pub trace: Option<trace::Settings>,
     /// `identify:`, which cluster is which.
     pub clusters: Arc<Clusters>,
     /// The gateway's own chain, key, roots and CRLs.
@@ -114,6 +120,8 @@ pub struct Shared {
     pub distrust_deadline: Duration,
     /// The phases of the process.
     pub drain: Watch,
+    /// The workers' runtimes.
+    pub runtimes: Arc<worker::Runtimes>,
 }
 
 /// The stages as one worker has them.
@@ -128,6 +136,7 @@ pub(crate) struct Gateway {
     pub(crate) http: http::Settings,
     pub(crate) identify: http::identify::Settings,
     pub(crate) assertions: Option<Arc<Assertions>>,
+    pub(crate) trace: Option<trace::Settings>,
     pub(crate) clusters: Arc<Clusters>,
     pub(crate) credentials: Arc<Live<Credentials>>,
     pub(crate) policy: Arc<Live<Policy>>,
@@ -149,7 +158,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    pub(crate) fn new(shared: &Shared, observer: Rc<dyn Observer>) -> Rc<Self> {
+    /// The stages, and the task that tends their pool: without it they should not be used.
+    pub(crate) fn new(shared: &Shared, observer: Rc<dyn Observer>) -> (Rc<Self>, JoinHandle<()>) {
         let judge = Judge {
             credentials: Arc::clone(&shared.credentials),
             rechecks: Arc::clone(&shared.rechecks),
@@ -158,8 +168,8 @@ impl Gateway {
         };
         let (dialer, distrusted) = Dialer::new(shared.connect.clone(), judge, shared.distrust_deadline);
         let pool = Pool::new(dialer.clone(), shared.pool.clone());
-        tokio::task::spawn_local(tend(pool.clone(), shared.credentials.changes(), distrusted));
-        Rc::new(Self {
+        let tending = tokio::task::spawn_local(tend(pool.clone(), shared.credentials.changes(), distrusted));
+        let gateway = Rc::new(Self {
             tls: shared.tls.clone(),
             accept: shared.accept.clone(),
             detect: shared.detect.clone(),
@@ -169,6 +179,7 @@ impl Gateway {
             http: shared.http.clone(),
             identify: shared.identify.clone(),
             assertions: shared.assertions.clone(),
+            trace: shared.trace,
             clusters: Arc::clone(&shared.clusters),
             credentials: Arc::clone(&shared.credentials),
             policy: Arc::clone(&shared.policy),
@@ -187,7 +198,8 @@ impl Gateway {
             distrust_deadline: shared.distrust_deadline,
             drain: shared.drain.clone(),
             observer,
-        })
+        });
+        (gateway, tending)
     }
 
     /// Tells the balancer that an endpoint failed, and everyone when that ejected it.
@@ -197,14 +209,70 @@ impl Gateway {
         }
     }
 
-    /// Route, then the balancer of the service: from here on the endpoints are known, or known to be none.
+    /// Route, then the balancer of whoever takes the request: from here on the endpoints are known, or known to be none.
     pub(crate) async fn route(&self, admitted: Admitted<Target>) -> Result<Routed, Refused> {
-        let service = self.directory.find(&admitted)?;
+        let service = self.found(&admitted).await?;
+        let profile = service.profile();
+        let taker = profile.as_ref().map_or(Taker::Itself, |profile| profile.request(chance));
+        self.routed(service, taker, profile).await
+    }
+
+    /// The same for a connection of bytes, which may have takers of its own.
+    pub(crate) async fn route_connection(&self, admitted: Admitted<Target>) -> Result<Routed, Refused> {
+        let service = self.found(&admitted).await?;
+        let profile = service.profile_of_bytes(self.route.discovery_timeout).await?;
+        let taker = match &profile {
+            None => Taker::Itself,
+            Some(profile) => profile.connection(chance).ok_or_else(|| not_for_bytes(profile))?,
+        };
+        self.routed(service, taker, profile).await
+    }
+
+    async fn found(&self, admitted: &Admitted<Target>) -> Result<Arc<Service>, Refused> {
+        let service = self.directory.find(admitted)?;
         if service.known().is_none() {
             service.endpoints(self.route.discovery_timeout).await?;
         }
+        Ok(service)
+    }
+
+    async fn routed(
+        &self,
+        service: Arc<Service>,
+        taker: Taker,
+        profile: Option<Arc<Profile>>,
+    ) -> Result<Routed, Refused> {
+        let service = match taker {
+            Taker::Itself => service,
+            Taker::Branch(branch) => {
+                if branch.known().is_none() {
+                    branch.endpoints(self.route.discovery_timeout).await?;
+                }
+                branch
+            }
+        };
         let balancer = self.balancers.of(&service, &self.balance, &self.loads);
-        Ok(Routed { service, balancer })
+        Ok(Routed { service, balancer, profile })
+    }
+}
+
+/// A number below `bound`, by chance.
+fn chance(bound: u64) -> u64 {
+    rand::random_range(0..bound.max(1))
+}
+
+/// Why the profile has nobody for a connection of bytes.
+fn not_for_bytes(profile: &Profile) -> Refused {
+    match &profile.connections {
+        Connections::Invalid(why) => {
+            Refused::new(Stage::Route, Fault::Upstream, "route.opaque_invalid", &format!("invalid policy: {why}"))
+        }
+        _ => Refused::new(
+            Stage::Route,
+            Fault::Policy,
+            "route.opaque_forbidden",
+            "the control plane lets no connection of bytes go there",
+        ),
     }
 }
 
@@ -262,7 +330,7 @@ impl Gateway {
             };
             let retry_is_safe = error.retry_is_safe();
             let returned = error.request.map(|request| request.into_parts().0.headers);
-            SendFailed { refused: Refused::from(error.error), failure, retry_is_safe, returned }
+            SendFailed { refused: Refused::from_endpoint(error.error), failure, retry_is_safe, returned }
         })
     }
 }
@@ -281,31 +349,36 @@ impl SendFailed {
 pub(crate) struct Routed {
     service: Arc<Service>,
     balancer: Balancer,
+    profile: Option<Arc<Profile>>,
 }
 
 impl Routed {
+    /// How the traffic of the service that was asked for is carried.
+    pub(crate) fn profile(&self) -> Option<&Arc<Profile>> {
+        self.profile.as_ref()
+    }
+
     /// An endpoint, as soon as one is ready and within the balancer's bounds.
     pub(crate) async fn pick(&self, avoid: &[SocketAddr]) -> Result<Pick, balance::Error> {
         self.balancer.acquire(|| self.service.known(), || self.service.changed(), avoid).await
     }
 }
 
-/// The balancers of one worker, by service.
+/// The balancers of one worker, by service. (By its place in memory, which is not given to another while it stands here:
+/// a branch and a service that is asked for by the same name have a balancer each.)
 #[derive(Debug, Default)]
-pub(crate) struct Balancers(RefCell<HashMap<Target, (Weak<Service>, Balancer)>>);
+pub(crate) struct Balancers(RefCell<HashMap<*const Service, (Weak<Service>, Balancer)>>);
 
 impl Balancers {
     fn of(&self, service: &Arc<Service>, settings: &balance::Settings, loads: &Arc<balance::Registry>) -> Balancer {
         let mut known = self.0.borrow_mut();
-        if let Some((of, balancer)) = known.get(service.target())
-            && of.as_ptr() == Arc::as_ptr(service)
-        {
+        if let Some((_, balancer)) = known.get(&Arc::as_ptr(service)) {
             return balancer.clone();
         }
         // Services come and go with the directory; what it has forgotten is forgotten here when something new comes.
         known.retain(|_, (of, _)| of.strong_count() > 0);
         let balancer = Balancer::new(service.target().clone(), settings.clone(), Arc::clone(loads));
-        known.insert(service.target().clone(), (Arc::downgrade(service), balancer.clone()));
+        known.insert(Arc::as_ptr(service), (Arc::downgrade(service), balancer.clone()));
         balancer
     }
 }

@@ -43,7 +43,7 @@ pub struct ProbePort {
 
 impl ProbePort {
     /// Serves until the process ends. Stays open during the whole drain, saying 503.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, mut drain: Watch) {
+    pub async fn run(self: Arc<Self>, listener: Arc<TcpListener>, mut drain: Watch) {
         let backoff = Backoff { min: Duration::from_millis(5), max: Duration::from_secs(1), jitter: 0.2 };
         let mut failures = 0;
         let handle = tokio::runtime::Handle::current();

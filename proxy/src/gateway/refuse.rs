@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderName;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::http::body::Body;
+use crate::connect::{self, Cause};
 use crate::fault::{Fault, Refusal};
 use crate::record::{Outcome, Record, Stage};
 
@@ -32,16 +33,29 @@ pub(crate) struct Refused {
     pub(crate) rate: Option<(u32, &'static str)>,
     /// The policy rule that said so.
     pub(crate) rule: Option<Arc<str>>,
+    /// The endpoint's own reset of the stream, which an HTTP/2 client is told as it is.
+    pub(crate) reset: Option<Reset>,
 }
+
+/// An endpoint's reset of one stream. hyper finds the reason in its sources, and resets the client's stream with it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the endpoint reset the stream")]
+pub(crate) struct Reset(#[source] Cause);
 
 impl Refused {
     pub(crate) fn new(stage: Stage, fault: Fault, code: &'static str, detail: &str) -> Self {
-        Self { stage, fault, code, detail: detail.to_owned(), retry_after: None, rate: None, rule: None }
+        Self { stage, fault, code, detail: detail.to_owned(), retry_after: None, rate: None, rule: None, reset: None }
     }
 
     /// Says which rule of the policy decided.
     pub(crate) fn by_rule(self, rule: Option<Arc<str>>) -> Self {
         Self { rule, ..self }
+    }
+
+    /// An endpoint's error, with the stream's reset where that is what happened.
+    pub(crate) fn from_endpoint(error: connect::Error) -> Self {
+        let reset = error.stream_reset().map(|cause| Reset(Arc::clone(cause)));
+        Self { reset, ..Self::from(error) }
     }
 
     /// Writes into the record how it ended, and why in words for the log.
@@ -74,6 +88,7 @@ impl<E: Refusal> From<E> for Refused {
             retry_after: error.retry_after(),
             rate: None,
             rule: None,
+            reset: None,
         }
     }
 }
@@ -108,20 +123,26 @@ fn answer(refused: &Refused) -> Answer {
         }
         code if code.starts_with("authorise.") => row(403, 7, "unauthorized request on route", false),
         "route.suffix" | "route.unknown_service" => row(404, 5, "bad gateway domain", false),
+        "route.external_name" => row(404, 5, "service leads out of the cluster", false),
+        "route.no_such_port" => row(404, 5, "service has no such port", false),
         "route.loop" => row(508, 10, "gateway loop detected", true),
         "route.ipv6_literal" => row(400, 3, "services are named, an IPv6 address names none", false),
         "route.no_authority" | "route.bad_authority" => row(400, 3, "the request names no service", false),
-        "route.discovery_timeout" => row(504, 4, "service discovery timed out", true),
+        // UNAVAILABLE, not DEADLINE_EXCEEDED: nothing was sent, and a client may well try again.
+        "route.discovery_timeout" => row(504, 14, "service discovery timed out", true),
+        "route.lookup_failed" => row(503, 14, "service discovery failed", true),
         "route.capacity" => row(503, 14, "too many services under discovery", true),
         "balance.failfast_wait" | "balance.no_endpoint" => row(504, 4, "logical service in fail-fast", true),
         code if code.starts_with("balance.") => row(503, 14, "service unavailable", true),
         "connect.timeout" => row(504, 4, "connect timed out", true),
+        "connect.require_id" => row(500, 13, "unexpected error", true),
         "connect.request_body" => row(400, 3, "malformed request", false),
         "connect.pool_full" => row(503, 14, "service unavailable", true),
         code if code.starts_with("connect.") => row(502, 14, "connection to the service failed", true),
         "relay.request_malformed" => row(400, 3, "malformed request", false),
         "relay.upgrade_unsupported" => row(501, 12, "the service does not support this upgrade", false),
         "relay.opaque_service" => row(501, 12, "the service does not speak HTTP", false),
+        "relay.route_timeout" => row(504, 4, "route timed out", true),
         "relay.request_timeout" => row(504, 4, "request timed out", true),
         _ => match refused.fault {
             Fault::Client => row(400, 3, "malformed request", false),
@@ -160,6 +181,16 @@ pub(crate) fn response(refused: &Refused, grpc: bool) -> Response<Body> {
         StatusCode::from_u16(answer.status).expect("the table holds valid status codes only")
     };
     response
+}
+
+/// The trailers of a gRPC response that its endpoint broke off. INTERNAL, not UNAVAILABLE: a part of the answer is out, and
+/// a client that sends the call again by itself would have it done twice.
+pub(crate) fn broken_trailers() -> HeaderMap {
+    let text = grpc_message("the service closed the connection");
+    HeaderMap::from_iter([
+        (HeaderName::from_static("grpc-status"), HeaderValue::from_static("13")),
+        (HeaderName::from_static("grpc-message"), text),
+    ])
 }
 
 /// `ratelimit` and `ratelimit-policy` (draft-ietf-httpapi-ratelimit-headers): what is left of a rate, and the rate.

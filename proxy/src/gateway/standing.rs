@@ -2,10 +2,13 @@
 //!
 //! **In** what a connection of bytes was admitted by: its client and target, or the request that was upgraded, and the
 //! [`Trust`] in its peer. **Out** a future that ends when it would no longer be admitted. The decision is taken again
-//! after each change of the policy. HTTP asks the policy per request and needs the trust only.
+//! after each change of the policy, and of what a source says of the service. HTTP asks the policy per request and needs
+//! the trust only.
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use futures_util::future::OptionFuture;
 use http::{HeaderMap, Method};
 
 use super::Gateway;
@@ -90,17 +93,21 @@ impl Standing {
     async fn forbidden(&self) -> Refused {
         let mut changes = self.changes.clone();
         loop {
-            // Before the first wait too: the policy may have changed between the decision and our listening for changes.
+            // Both before the first look too: policy and service may have changed between the decision and our listening.
+            let service = self.directory.known(&self.target);
+            let published = service.as_ref().map(|service| service.changed());
             if let Err(denied) = self.judged() {
                 return super::admit::by_rule(denied);
             }
             tokio::select! {
                 () = changes.next() => {}
+                () = OptionFuture::from(published).map(drop), if service.is_some() => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
     }
 }
 
-/// How often the policy is asked without having changed: a service may have lost its export meanwhile.
+/// How often the policy is asked without having changed: the directory may have forgotten the service meanwhile and made it
+/// anew, not exported any more.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(15);

@@ -52,7 +52,7 @@ where
     let Admitted { admission, permit } = admitted;
     passed(record, Stage::Authorise);
     crate::route::loops(gateway.credentials.load().identity(), Some(client), false)?;
-    let routed = gateway.route(admission.target).await?;
+    let routed = gateway.route_connection(admission.target).await?;
     passed(record, Stage::Route);
     let (upstream, guard, endpoint) = open(gateway, &routed).await?;
     record.endpoint = Some(endpoint);

@@ -5,6 +5,7 @@
 //! as the settings allow are being watched already.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -35,6 +36,12 @@ pub struct Published {
     pub endpoints: Arc<Endpoints>,
 }
 
+/// A source that knows, before anybody has asked for a service, whether it is exported.
+pub trait Catalogue: fmt::Debug + Send + Sync {
+    /// Whether other clusters may see it; `None` where this source knows of no such service. Must not block.
+    fn exported(&self, target: &Target) -> Option<bool>;
+}
+
 type Map = HashMap<Target, Arc<Service>>;
 
 /// Finds services by target. Shared by all workers and sources.
@@ -45,6 +52,8 @@ pub struct Directory {
     /// Held by writers only, and never across an await.
     writing: Mutex<()>,
     demands: mpsc::UnboundedSender<Demand>,
+    /// Asked for what nobody has asked for yet.
+    catalogues: ArcSwap<Vec<Arc<dyn Catalogue>>>,
     epoch: Instant,
 }
 
@@ -52,8 +61,14 @@ impl Directory {
     /// An empty directory, and the end where the sources hear what is asked for.
     pub fn new(settings: Settings) -> (Arc<Self>, Demands) {
         let (demands, receiver) = mpsc::unbounded_channel();
-        let directory =
-            Self { settings, map: ArcSwap::default(), writing: Mutex::new(()), demands, epoch: Instant::now() };
+        let directory = Self {
+            settings,
+            map: ArcSwap::default(),
+            writing: Mutex::new(()),
+            demands,
+            catalogues: ArcSwap::default(),
+            epoch: Instant::now(),
+        };
         (Arc::new(directory), receiver)
     }
 
@@ -75,12 +90,31 @@ impl Directory {
         }
     }
 
-    /// Whether a source marks the target as exported. What no source has spoken for yet is what a demand would find.
+    /// Whether a source marks the target as exported. What no source has spoken for yet is what a catalogue says, or what a
+    /// demand would find.
     pub fn exported(&self, target: &Target) -> bool {
         match self.map.load().get(target) {
             Some(service) if service.is_claimed() => service.exported(),
-            _ => self.settings.demanded_exported,
+            _ => {
+                let catalogues = self.catalogues.load();
+                let said = catalogues.iter().find_map(|catalogue| catalogue.exported(target));
+                said.unwrap_or(self.settings.demanded_exported)
+            }
         }
+    }
+
+    /// The service of a target, where it is known; nobody is asked for it.
+    pub fn known(&self, target: &Target) -> Option<Arc<Service>> {
+        self.map.load().get(target).cloned()
+    }
+
+    /// Adds a source that knows more services than anybody has asked for, behind those that were added before.
+    pub fn consult(&self, catalogue: Arc<dyn Catalogue>) {
+        self.catalogues.rcu(|known| {
+            let mut known = Vec::clone(known);
+            known.push(Arc::clone(&catalogue));
+            known
+        });
     }
 
     /// The service and its endpoints, waiting for the first answer within the settings' bound.
@@ -169,9 +203,10 @@ impl Directory {
     }
 }
 
-/// Drops the missing service that has been unused for longest: names that lead nowhere must not keep out those that do.
+/// Drops the service that leads nowhere and has been unused for longest: names that lead nowhere must not keep out those that
+/// do.
 fn make_room(map: &mut Map) -> bool {
-    let missing = map.iter().filter(|(_, service)| !service.tabled() && matches!(**service.state(), State::Missing));
-    let oldest = missing.min_by_key(|(_, service)| service.used()).map(|(target, _)| target.clone());
+    let nowhere = map.iter().filter(|(_, service)| !service.tabled() && service.leads_nowhere());
+    let oldest = nowhere.min_by_key(|(_, service)| service.used()).map(|(target, _)| target.clone());
     oldest.is_some_and(|target| map.remove(&target).is_some())
 }

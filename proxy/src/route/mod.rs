@@ -7,8 +7,12 @@
 //! The directory is a copy-on-write map: workers read a snapshot without a lock, sources replace it. A target that no
 //! source has published is entered as pending and handed to the sources as a [`Demand`]; such entries are bounded in
 //! number and forgotten when nobody has asked for them for a while.
+//!
+//! A source may know more of a service than its endpoints: a [`Profile`] says who takes its traffic, and how.
 
+mod budget;
 mod directory;
+mod profile;
 mod service;
 
 use std::time::Duration;
@@ -17,7 +21,9 @@ use crate::addr::{InvalidTarget, Suffix, Target};
 use crate::fault::{Fault, Refusal};
 use crate::identity::Identity;
 
-pub use self::directory::{Demand, Demands, Directory, Published};
+pub use self::budget::{Budget, Terms};
+pub use self::directory::{Catalogue, Demand, Demands, Directory, Published};
+pub use self::profile::{Branch, Condition, Connections, Profile, ResponseCondition, Rule, Taker};
 pub use self::service::{Claim, Service, State};
 
 /// What the operator says about routing.
@@ -86,18 +92,27 @@ pub enum Error {
     /// The sources did not answer in time.
     #[error("no answer in time about where the service is")]
     DiscoveryTimeout,
+    /// The service is another name, which leads out of the cluster.
+    #[error("the service is an ExternalName: only services with endpoints in this cluster are served")]
+    ExternalName,
     /// An IPv4 address in the place of a name.
     #[error("an IPv4 address names no service")]
     Ipv4Literal,
     /// An IPv6 address in the place of a name.
     #[error("an IPv6 literal names no service")]
     Ipv6Literal,
+    /// Whoever should know where the service is answered with an error.
+    #[error("the lookup of the service failed")]
+    LookupFailed,
     /// The request has passed this gateway already.
     #[error("the request came through this gateway before")]
     Loop,
     /// The request has no authority.
     #[error("no authority says which service is meant")]
     NoAuthority,
+    /// The service is known, the port is none of its.
+    #[error("the service has no such TCP port")]
+    NoSuchPort,
     /// The name is outside the allowed suffixes.
     #[error("the name lies outside the allowed suffixes")]
     Suffix,
@@ -114,7 +129,11 @@ impl Refusal for Error {
             }
             Self::Capacity => Fault::Ours,
             Self::Suffix => Fault::Policy,
-            Self::DiscoveryTimeout | Self::UnknownService => Fault::Upstream,
+            Self::DiscoveryTimeout
+            | Self::ExternalName
+            | Self::LookupFailed
+            | Self::NoSuchPort
+            | Self::UnknownService => Fault::Upstream,
         }
     }
 
@@ -123,18 +142,21 @@ impl Refusal for Error {
             Self::BadAuthority(_) => "route.bad_authority",
             Self::Capacity => "route.capacity",
             Self::DiscoveryTimeout => "route.discovery_timeout",
+            Self::ExternalName => "route.external_name",
             Self::Ipv4Literal => "route.ipv4_literal",
             Self::Ipv6Literal => "route.ipv6_literal",
+            Self::LookupFailed => "route.lookup_failed",
             Self::Loop => "route.loop",
             Self::NoAuthority => "route.no_authority",
+            Self::NoSuchPort => "route.no_such_port",
             Self::Suffix => "route.suffix",
             Self::UnknownService => "route.unknown_service",
         }
     }
 
     fn retry_is_safe(&self) -> bool {
-        // Nothing was sent in any of these, but only these two can end differently a moment later.
-        matches!(self, Self::Capacity | Self::DiscoveryTimeout)
+        // Nothing was sent in any of these, but only these can end differently a moment later.
+        matches!(self, Self::Capacity | Self::DiscoveryTimeout | Self::LookupFailed)
     }
 }
 

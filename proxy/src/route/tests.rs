@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::authorise::Admitted;
-use crate::endpoint::{Endpoint, Endpoints, Speaks};
+use crate::endpoint::{Endpoint, Endpoints};
 
 const TABLE: Claim = Claim(0);
 const DNS: Claim = Claim(9);
@@ -21,13 +21,7 @@ fn admitted(text: &str) -> Admitted<Target> {
 }
 
 fn endpoints(ports: &[u16]) -> Arc<Endpoints> {
-    let endpoint = |port| Endpoint {
-        addr: ([10, 0, 0, 1], port).into(),
-        speaks: Speaks::AsClient,
-        tls: None,
-        weight: 1,
-        zone: None,
-    };
+    let endpoint = |port| Endpoint::new(([10, 0, 0, 1], port).into());
     Arc::new(Endpoints { list: ports.iter().copied().map(endpoint).collect() })
 }
 

@@ -20,6 +20,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+
 use crate::route::{Claim, Demand, Demands, Directory, Service, State};
 
 /// Something that may know where services are.
@@ -33,6 +35,11 @@ pub trait Source: Debug + Send + Sync {
 
     /// How it is doing.
     fn report(&self) -> Report;
+
+    /// What more there is to show of it, for `/state`.
+    fn details(&self) -> Option<serde_json::Value> {
+        None
+    }
 }
 
 /// How a source is doing.
@@ -55,8 +62,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 const NOBODY: Claim = Claim(u8::MAX - 1);
 
 /// Gives each demanded service to the first of `sources` that takes it, and forgets unused ones. Ends when the directory
-/// is gone; dropping the future stops it.
-pub async fn run(directory: Arc<Directory>, mut demands: Demands, sources: Vec<Arc<dyn Source>>) {
+/// is gone; dropping the future stops it, and it may be begun again.
+pub async fn run(directory: Arc<Directory>, demands: Arc<Mutex<Demands>>, sources: Vec<Arc<dyn Source>>) {
+    let mut demands = demands.lock().await;
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -91,12 +99,11 @@ mod tests {
     use super::*;
     use crate::addr::Target;
     use crate::authorise::Admitted;
-    use crate::endpoint::{Endpoint, Endpoints, Speaks};
+    use crate::endpoint::{Endpoint, Endpoints};
     use crate::route::{Published, Settings};
 
     fn row(name: &str) -> Published {
-        let endpoint =
-            Endpoint { addr: ([10, 0, 0, 1], 80).into(), speaks: Speaks::AsClient, tls: None, weight: 1, zone: None };
+        let endpoint = Endpoint::new(([10, 0, 0, 1], 80).into());
         let target = Target::parse(name, 80).expect("a target");
         Published { target, exported: true, endpoints: Arc::new(Endpoints { list: vec![endpoint] }) }
     }
@@ -113,7 +120,7 @@ mod tests {
             directory.resolve(&Admitted::for_tests(target)).await.map(|(service, _)| service.exported())
         };
         tokio::select! {
-            () = run(Arc::clone(&directory), demands, sources) => panic!("runs for ever"),
+            () = run(Arc::clone(&directory), Arc::new(Mutex::new(demands)), sources) => panic!("runs for ever"),
             () = async {
                 assert_eq!(find("web.ns").await, Ok(true));
                 assert_eq!(find("db.ns").await, Ok(true));

@@ -7,7 +7,7 @@
 //! `outcome` (`served`, `refused`, `abandoned`), of refusals `stage`, `code` and `fault`, `client_addr`, `client_identity`,
 //! `client_cluster`, `client_namespace` and `client_service_account` where they are known, `sni`, `protocol`, `target`,
 //! `endpoint`, `rule`, `would_refuse` and `would_refuse_rule` (what a policy that is only audited would have said), of
-//! requests `method`, `path`, `status`, `grpc_status`, `user_agent`,
+//! requests `method`, `path`, `route` (the rule of the service's profile), `status`, `grpc_status`, `user_agent`,
 //! `traceparent` and `retries`, then `bytes_received`, `bytes_sent`, `duration_us`, and `<stage>_us` for each stage that took
 //! time. Texts are escaped to printable ASCII and cut at 2 KiB.
 
@@ -176,6 +176,7 @@ fn line(record: &Record, format: Format, query: bool) -> Vec<u8> {
         line.text("method", request.method.as_str());
         let path = if query { &request.path } else { request.path.split('?').next().unwrap_or_default() };
         line.text("path", path);
+        line.optional("route", request.route.as_deref());
         line.number("status", request.status.map(u64::from));
         line.number("grpc_status", request.grpc_status.map(u64::from));
         line.header("user_agent", request.user_agent.as_ref());

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -98,7 +99,28 @@ pub fn start(settings: &Settings) -> Result<(LogHandle, Guard), Error> {
     let lines = Lines::start("log", Destination::Stderr, QUEUE_LINES)?;
     let (subscriber, handle) = build(settings, lines.clone())?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| Error::Taken)?;
+    log_panics();
     Ok((handle, Guard(lines)))
+}
+
+/// Panics since [`start`], wherever in the process.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// How many panics there have been since logging was set up. Anything above 0 is a bug.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
+/// Counts and logs panics like everything else. The standard library's own hook would write to standard error itself,
+/// where a reader that has stopped reading would stop the worker.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        let message = panic.payload_as_str().unwrap_or_default();
+        let place = panic.location().map(tracing::field::display);
+        let thread = std::thread::current();
+        tracing::error!(code = "panic", message, place, thread = thread.name(), "a bug: something panicked");
+    }));
 }
 
 fn build(settings: &Settings, lines: Lines) -> Result<(Box<dyn Subscriber + Send + Sync>, LogHandle), Error> {

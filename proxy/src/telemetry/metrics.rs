@@ -17,6 +17,7 @@ use super::histogram::Sum;
 use super::labels::{Id, Interner, NONE, OTHER, client};
 use super::process;
 use super::shard::{Front, Numbers, Shard};
+use super::traffic::{self, Pair, Refused};
 use crate::record::{Protocol, Stage};
 
 /// How many different label values there may be.
@@ -120,6 +121,16 @@ impl Metrics {
         page(families, openmetrics)
     }
 
+    /// Who spoke with whom since the start, the most lively first.
+    pub fn traffic(&self) -> Vec<Pair> {
+        traffic::pairs(&self.numbers, &self.shards.lock())
+    }
+
+    /// Refusals since the start, by stage, code and fault, the most frequent first.
+    pub fn refusals(&self) -> Vec<Refused> {
+        traffic::refusals(&self.shards.lock())
+    }
+
     /// The families that tell services and clients apart.
     fn by_service(&self, shards: &[Arc<Shard>]) -> Vec<Family> {
         let services = self.numbers.services.values();
@@ -135,6 +146,7 @@ impl Metrics {
             None => (String::new(), name(id, || None)),
         };
         let mut requests = Totals::default();
+        let mut routes = Totals::default();
         let mut ended = Totals::default();
         let mut bytes = Totals::default();
         let mut seconds = BTreeMap::<Labels, Sum>::new();
@@ -152,6 +164,14 @@ impl Metrics {
                 ];
                 requests.add(labels, count);
             }
+            for (key, count) in shard.routes.lock().iter() {
+                let labels = vec![
+                    ("service", service(key.service)),
+                    ("route", key.route.to_string()),
+                    ("status", status(key.status)),
+                ];
+                routes.add(labels, count);
+            }
             for (key, count) in shard.ended.lock().iter() {
                 let (namespace, account) = both(key.client);
                 let labels = vec![
@@ -164,17 +184,19 @@ impl Metrics {
                 ];
                 ended.add(labels, count);
             }
-            for ((id, spoken), traffic) in shard.traffic.lock().iter() {
-                let side = |direction: &str| vec![("direction", direction.to_owned()), ("service", service(*id))];
+            for (key, traffic) in shard.traffic.lock().iter() {
+                let side =
+                    |direction: &str| vec![("direction", direction.to_owned()), ("service", service(key.service))];
                 bytes.add(side("received"), &traffic.received);
                 bytes.add(side("sent"), &traffic.sent);
-                let labels = vec![("service", service(*id)), ("protocol", protocol(*spoken))];
+                let labels = vec![("service", service(key.service)), ("protocol", protocol(key.protocol))];
                 seconds.entry(labels).or_default().add(&traffic.request_seconds);
             }
         }
         seconds.retain(|_, sum| sum.count() > 0);
         vec![
             requests.family("isthmus_relay_requests", "Requests ended, by service, client and status."),
+            routes.family("isthmus_route_requests", "Requests ended, by the rule of their service's profile."),
             ended.family("isthmus_relay_connections", "Connections ended, by protocol, service and client."),
             bytes.family("isthmus_relay_bytes", "Payload bytes from clients (received) and to clients (sent)."),
             Family {
@@ -249,6 +271,7 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
     let mut handshakes = Totals::default();
     let mut connects = Totals::default();
     let mut distrusted = Totals::default();
+    let mut skipped = Totals::default();
     let mut refusals = Totals::default();
     let mut decisions = Totals::default();
     for shard in shards {
@@ -257,6 +280,7 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
             (&mut handshakes, &shard.handshakes, "result"),
             (&mut connects, &shard.connects, "result"),
             (&mut distrusted, &shard.distrusted, "reason"),
+            (&mut skipped, &shard.retries_skipped, "reason"),
         ] {
             for (value, count) in series.lock().iter() {
                 totals.add(vec![(label, value.to_string())], count);
@@ -276,6 +300,8 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
         connects.family("isthmus_connect_attempts", "Connections to endpoints tried, by result."),
         distrusted
             .family("isthmus_tls_distrusted", "Live connections ended because their peer lost its trust, by reason."),
+        skipped
+            .family("isthmus_route_retries_skipped", "Failed requests that could have been sent again, and were not."),
         refusals.family("isthmus_refusals", "Connections and requests refused, by stage, code and fault."),
         decisions.family(
             "isthmus_authorise_decisions",

@@ -7,8 +7,11 @@
 //! - [`metrics`] counters, kept per worker and summed when somebody looks.
 //! - [`access_log`] one line per closed record.
 //! - [`recent`] the refusals of late, for `/state`.
+//! - `traces` spans to an OpenTelemetry collector, in builds with the feature `otlp`.
+//! - [`traffic`] who spoke with whom, as values for the admin page.
 //! - [`logs`] the set-up of `tracing`, its level at run time, and the limit on lines that say the same.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use crate::record::{Event, Observer, Record};
@@ -24,9 +27,13 @@ pub mod metrics;
 mod process;
 pub mod recent;
 pub mod shard;
+#[cfg(feature = "otlp")]
+pub mod traces;
+pub mod traffic;
 pub mod watch;
 
-/// Several observers as one, told in order.
+/// Several observers as one, told in order. One that panics is passed over, that once: counting must not end what is
+/// counted, and where a record is closed while a panic unwinds, a second one would end the process.
 #[derive(Clone, Debug, Default)]
 pub struct Fan(Vec<Rc<dyn Observer>>);
 
@@ -35,19 +42,22 @@ impl Fan {
     pub fn new(observers: Vec<Rc<dyn Observer>>) -> Self {
         Self(observers)
     }
+
+    fn tell(&self, tell: impl Fn(&dyn Observer)) {
+        for observer in &self.0 {
+            // The panic hook has said it all.
+            let _ = catch_unwind(AssertUnwindSafe(|| tell(&**observer)));
+        }
+    }
 }
 
 impl Observer for Fan {
     fn event(&self, event: Event<'_>) {
-        for observer in &self.0 {
-            observer.event(event);
-        }
+        self.tell(|observer| observer.event(event));
     }
 
     fn closed(&self, record: &Record) {
-        for observer in &self.0 {
-            observer.closed(record);
-        }
+        self.tell(|observer| observer.closed(record));
     }
 }
 
@@ -93,7 +103,9 @@ pub(crate) mod samples {
                 grpc_status: None,
                 user_agent: Some(http::HeaderValue::from_static("curl/8")),
                 traceparent: None,
+                span: None,
                 retries: 0,
+                route: None,
             })),
             outcome: Outcome::Served,
             audit: None,
@@ -135,5 +147,41 @@ mod tests {
         fan.event(Event::Panicked);
         fan.closed(&samples::request("a.b", "web.ns", 200));
         assert!(observers.iter().all(|o| o.0.get() == 101));
+    }
+
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Observer for Broken {
+        fn event(&self, _: Event<'_>) {
+            panic!("an observer's bug");
+        }
+
+        fn closed(&self, _: &Record) {
+            panic!("an observer's bug");
+        }
+    }
+
+    /// Closes a record when it is dropped, as a request does.
+    struct Closing(Fan);
+
+    impl Drop for Closing {
+        fn drop(&mut self) {
+            self.0.closed(&samples::request("a.b", "web.ns", 200));
+        }
+    }
+
+    #[test]
+    fn one_that_panics_keeps_nothing_from_the_others_and_does_not_end_the_process() {
+        let last = Rc::new(Counting::default());
+        let fan = Fan::new(vec![Rc::new(Broken), Rc::clone(&last) as Rc<dyn Observer>]);
+        fan.event(Event::Panicked);
+        let closing = Closing(fan);
+        let unwound = catch_unwind(AssertUnwindSafe(move || {
+            let _closing = closing;
+            panic!("while a record is open");
+        }));
+        assert!(unwound.is_err());
+        assert_eq!(last.0.get(), 101);
     }
 }

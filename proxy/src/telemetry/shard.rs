@@ -41,8 +41,10 @@ pub(super) struct Shard {
     pub(super) refusals: Series<(Stage, Fault, &'static str), AtomicU64>,
     pub(super) decisions: Series<(Arc<str>, &'static str), AtomicU64>,
     pub(super) requests: Series<RequestKey, AtomicU64>,
+    pub(super) routes: Series<RouteKey, AtomicU64>,
+    pub(super) retries_skipped: Series<Box<str>, AtomicU64>,
     pub(super) ended: Series<ConnectionKey, AtomicU64>,
-    pub(super) traffic: Series<(Id, Option<Protocol>), Traffic>,
+    pub(super) traffic: Series<TrafficKey, Traffic>,
 }
 
 /// Counts with labels.
@@ -61,6 +63,15 @@ pub(super) struct RequestKey {
     pub(super) grpc_status: u8,
 }
 
+/// The labels of a request that falls under a rule of its service's profile.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct RouteKey {
+    pub(super) service: Id,
+    pub(super) route: Arc<str>,
+    /// As in [`RequestKey`].
+    pub(super) status: u16,
+}
+
 /// A connection's labels.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct ConnectionKey {
@@ -71,9 +82,22 @@ pub(super) struct ConnectionKey {
     pub(super) outcome: &'static str,
 }
 
-/// What went to and from one service.
+/// Who spoke with whom.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct TrafficKey {
+    pub(super) service: Id,
+    pub(super) client: Id,
+    pub(super) cluster: Id,
+    pub(super) protocol: Option<Protocol>,
+}
+
+/// What went between one client and one service.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
+    /// Requests, or connections where bytes are all that is seen.
+    pub(super) ended: AtomicU64,
+    /// Those of them that the service or the gateway failed.
+    pub(super) failed: AtomicU64,
     pub(super) received: AtomicU64,
     pub(super) sent: AtomicU64,
     pub(super) request_seconds: Histogram,
@@ -100,8 +124,10 @@ pub struct Front {
     refusals: Cache<(Stage, Fault, &'static str), AtomicU64>,
     decisions: Cache<(Arc<str>, &'static str), AtomicU64>,
     requests: Cache<RequestKey, AtomicU64>,
+    routes: Cache<RouteKey, AtomicU64>,
+    retries_skipped: Cache<Box<str>, AtomicU64>,
     ended: Cache<ConnectionKey, AtomicU64>,
-    traffic: Cache<(Id, Option<Protocol>), Traffic>,
+    traffic: Cache<TrafficKey, Traffic>,
 }
 
 impl Front {
@@ -116,6 +142,8 @@ impl Front {
             refusals: Cache::default(),
             decisions: Cache::default(),
             requests: Cache::default(),
+            routes: Cache::default(),
+            retries_skipped: Cache::default(),
             ended: Cache::default(),
             traffic: Cache::default(),
         }
@@ -148,15 +176,18 @@ impl Front {
             client,
             cluster: self.cluster(record),
             protocol: record.protocol,
-            status: match status {
-                None => 0,
-                Some(status @ 100..=599) => status,
-                Some(_) => 1,
-            },
+            status: status_label(status),
             grpc_status: grpc_label(grpc),
         };
         let coarse = || RequestKey { service: OTHER, client: OTHER, ..key };
         self.requests.at(&self.shard.requests, &key, || key, coarse, self.numbers.max_series, add_one);
+    }
+
+    /// By the rule of the service's profile. Their names are the operator's own, so no peer can fill this.
+    fn count_route(&self, service: Id, route: &Arc<str>, status: Option<u16>) {
+        let key = RouteKey { service, route: Arc::clone(route), status: status_label(status) };
+        let coarse = || RouteKey { service: OTHER, route: Arc::from("other"), status: key.status };
+        self.routes.at(&self.shard.routes, &key, || key.clone(), coarse, self.numbers.max_series, add_one);
     }
 
     fn count_connection(&self, record: &Record, service: Id, client: Id) {
@@ -170,9 +201,9 @@ impl Front {
         self.ended.at(&self.shard.ended, &key, || key, coarse, self.numbers.max_series, add_one);
     }
 
-    fn count_traffic(&self, record: &Record, service: Id) {
-        let key = (service, record.protocol);
-        let coarse = || (OTHER, record.protocol);
+    fn count_traffic(&self, record: &Record, service: Id, client: Id) {
+        let key = TrafficKey { service, client, cluster: self.cluster(record), protocol: record.protocol };
+        let coarse = || TrafficKey { service: OTHER, client: OTHER, ..key };
         self.traffic.at(
             &self.shard.traffic,
             &key,
@@ -180,6 +211,10 @@ impl Front {
             coarse,
             self.numbers.max_series,
             |traffic| {
+                add_one(&traffic.ended);
+                if failed(record) {
+                    add_one(&traffic.failed);
+                }
                 traffic.received.fetch_add(record.bytes_received, Ordering::Relaxed);
                 traffic.sent.fetch_add(record.bytes_sent, Ordering::Relaxed);
                 if record.request.is_some() {
@@ -221,6 +256,7 @@ impl Observer for Front {
             }
             Event::Distrusted { reason, .. } => text(&self.distrusted, &shard.distrusted, reason),
             Event::Retried => add_one(&shard.retries),
+            Event::RetrySkipped { reason } => text(&self.retries_skipped, &shard.retries_skipped, reason),
             Event::Ejected => add_one(&shard.ejections),
             Event::Panicked => add_one(&shard.panics),
         }
@@ -242,12 +278,15 @@ impl Observer for Front {
         self.count_decision(record);
         if let Some(request) = &record.request {
             self.count_request(record, service, client, request.status, request.grpc_status);
-            self.count_traffic(record, service);
+            if let Some(route) = &request.route {
+                self.count_route(service, route, request.status);
+            }
+            self.count_traffic(record, service, client);
         } else {
             self.count_connection(record, service, client);
             // The bytes of an HTTP connection are those of its requests, which have been counted.
             if record.protocol == Some(Protocol::Opaque) {
-                self.count_traffic(record, service);
+                self.count_traffic(record, service, client);
             }
         }
     }
@@ -258,8 +297,29 @@ fn is_known(record: &Record) -> bool {
     record.endpoint.is_some() || matches!(record.outcome, Outcome::Refused { stage, .. } if stage >= Stage::Balance)
 }
 
+/// Whether the client got less than it could expect from a service in order: the gateway's or the service's failure, not a
+/// refusal by the policy and not the client's own mistake. gRPC's codes are those that Linkerd counts as failures.
+fn failed(record: &Record) -> bool {
+    match record.outcome {
+        Outcome::Refused { fault, .. } => matches!(fault, Fault::Ours | Fault::Upstream),
+        Outcome::Abandoned | Outcome::Served => record.request.as_ref().is_some_and(|request| {
+            request.status.is_some_and(|status| status >= 500)
+                || request.grpc_status.is_some_and(|status| matches!(status, 2 | 4 | 7 | 13 | 14 | 15))
+        }),
+    }
+}
+
 /// How many different texts (errno names, codes) one family may hold. They come from the program, not from peers.
 const MAX_TEXTS: usize = 64;
+
+/// 0 for none, 1 for what is no status.
+fn status_label(status: Option<u16>) -> u16 {
+    match status {
+        None => 0,
+        Some(status @ 100..=599) => status,
+        Some(_) => 1,
+    }
+}
 
 /// 0 for none, one more than the code for the 17 codes there are, 18 for others.
 pub(super) fn grpc_label(status: Option<u16>) -> u8 {

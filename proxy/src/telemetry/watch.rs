@@ -129,6 +129,17 @@ impl Metrics {
         });
     }
 
+    /// Shows how many tasks live on each runtime, by its name.
+    pub fn watch_tasks(&self, read: impl Fn() -> Vec<(String, usize)> + Send + Sync + 'static) {
+        self.read("isthmus_process_tasks", "Tasks alive, by the runtime that runs them.", Kind::Gauge, move || {
+            read().into_iter().map(|(name, tasks)| reading("runtime", &name, tasks as u64)).collect()
+        });
+        let help = "Panics, wherever in the process. Anything above 0 is a bug.";
+        self.read("isthmus_process_panics", help, Kind::Counter, || {
+            vec![Reading { labels: vec![], value: float(super::logs::panics()) }]
+        });
+    }
+
     /// Shows how probes are answered.
     pub fn watch_probe(&self, endpoint: Arc<Endpoint>) {
         self.read("isthmus_probe_answers", "Probes answered, by result.", Kind::Counter, move || {

@@ -12,6 +12,7 @@ pub mod http1_guard;
 pub mod preface;
 pub mod proxy_header;
 mod reader;
+pub mod traceparent;
 pub mod transport_header;
 
 /// What the bytes read so far amount to.

@@ -98,6 +98,11 @@ fn http2_meaning(error: &h2::Error) -> fn(Cause) -> Error {
     error.get_io().map_or(Error::Protocol, io_meaning)
 }
 
+/// Whether the other side reset one stream, and not the connection.
+pub(in crate::connect) fn is_stream_reset(cause: &Cause) -> bool {
+    find::<h2::Error>(cause.as_ref()).is_some_and(|error| error.is_remote() && error.is_reset())
+}
+
 fn io_meaning(error: &io::Error) -> fn(Cause) -> Error {
     match Error::from_io(error.kind().into()) {
         Error::Closed(_) => |cause| Error::Closed(Some(cause)),

@@ -34,6 +34,7 @@ use crate::endpoint::{Endpoint, Endpoints};
 
 pub use self::body::Streamed;
 pub use self::error::SendError;
+pub(super) use self::error::is_stream_reset;
 
 /// How connections are kept and what is allowed on them.
 #[derive(Clone, Debug)]

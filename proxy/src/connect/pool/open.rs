@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::super::{Dial, Error};
 use super::PoolSettings;
 use super::error::from_hyper;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Http2Params};
 use crate::record::Protocol;
 
 /// A future of this thread.
@@ -73,6 +73,46 @@ const HTTP2_FIRST_STREAMS: usize = 100;
 /// Streams of ours that an endpoint may make us reset by breaking the protocol before the connection is given up.
 const MAX_ERROR_RESETS: usize = 256;
 
+/// The smallest window and the smallest limit of a frame, in bytes. With less than RFC 9113 §6.5.2 gives a frame at the
+/// least, responses would come in drops.
+const LEAST_BYTES: u32 = 16_384;
+/// The largest limit of a frame, in bytes (RFC 9113 §6.5.2); h2 panics above it.
+const MAX_FRAME_BYTES: u32 = (1 << 24) - 1;
+
+/// The settings with what one endpoint wants otherwise. Values come from a control plane: what HTTP/2 cannot express is
+/// brought to the nearest that it can.
+fn tuned(mut http2: http2::Builder<LocalExec>, params: &Http2Params) -> http2::Builder<LocalExec> {
+    let window = |bytes: u32| bytes.clamp(LEAST_BYTES, i32::MAX.unsigned_abs());
+    if let Some(bytes) = params.stream_window {
+        http2.initial_stream_window_size(window(bytes));
+    }
+    if let Some(bytes) = params.connection_window {
+        http2.initial_connection_window_size(window(bytes).max(65_535));
+    }
+    if params.adaptive_window {
+        http2.adaptive_window(true);
+    }
+    if let Some(interval) = params.ping_interval {
+        http2.keep_alive_interval(interval);
+    }
+    if let Some(timeout) = params.ping_timeout {
+        http2.keep_alive_timeout(timeout);
+    }
+    if params.ping_while_idle {
+        http2.keep_alive_while_idle(true);
+    }
+    if let Some(bytes) = params.max_frame_size {
+        http2.max_frame_size(bytes.clamp(LEAST_BYTES, MAX_FRAME_BYTES));
+    }
+    if let Some(bytes) = params.max_send_buffer {
+        http2.max_send_buf_size(usize::try_from(bytes).unwrap_or(usize::MAX).max(1));
+    }
+    if let Some(streams) = params.max_reset_streams {
+        http2.max_concurrent_reset_streams(usize::try_from(streams).unwrap_or(usize::MAX));
+    }
+    http2
+}
+
 impl<D: Dial> Opener<D> {
     pub(super) fn new(dial: D, settings: &PoolSettings) -> Self {
         let head = usize::try_from(settings.max_head_bytes).unwrap_or(usize::MAX);
@@ -124,7 +164,9 @@ where
     fn http2<'a>(&'a self, endpoint: &'a Endpoint) -> Local<'a, Result<Opened2<B>, Error>> {
         Box::pin(self.in_time(async move {
             let stream = self.dial.dial(endpoint, Protocol::Http2).await?;
-            let (sender, mut connection) = self.http2.handshake(TokioIo::new(stream)).await.map_err(from_hyper)?;
+            let tuned = endpoint.http2.as_deref().map(|params| tuned(self.http2.clone(), params));
+            let builder = tuned.as_ref().unwrap_or(&self.http2);
+            let (sender, mut connection) = builder.handshake(TokioIo::new(stream)).await.map_err(from_hyper)?;
             let limit = Rc::new(Cell::new(HTTP2_FIRST_STREAMS));
             let seen = Rc::clone(&limit);
             let driver = Box::pin(poll_fn(move |cx| {

@@ -19,14 +19,23 @@ pub(super) struct Peer<B> {
     pub(super) retired: Cell<bool>,
 }
 
-/// Whether connections to the one can serve the other: weight and zone make no difference.
+/// Whether connections to the one can serve the other: weight and zone make no difference, nor does what is only said in
+/// requests.
 pub(super) fn same(one: &Endpoint, other: &Endpoint) -> bool {
-    let tls = match (&one.tls, &other.tls) {
+    one.addr == other.addr
+        && one.speaks == other.speaks
+        && equal(one.tls.as_ref(), other.tls.as_ref())
+        && equal(one.tunnel.as_ref(), other.tunnel.as_ref())
+        && equal(one.http2.as_ref(), other.http2.as_ref())
+}
+
+/// Equal, and mostly the very same.
+fn equal<T: PartialEq>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one == other,
         (None, None) => true,
         _ => false,
-    };
-    one.addr == other.addr && one.speaks == other.speaks && tls
+    }
 }
 
 impl<B> Peer<B> {

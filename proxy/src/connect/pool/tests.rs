@@ -15,7 +15,6 @@ use tokio::net::{TcpListener, TcpStream};
 use super::open::LocalExec;
 use super::*;
 use crate::connect::{self, Error, tcp};
-use crate::endpoint::Speaks;
 use crate::record::Protocol;
 
 type TestBody = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -52,7 +51,7 @@ fn slow_world(settings: PoolSettings, delay: Duration) -> World {
 }
 
 fn endpoint(addr: SocketAddr) -> Endpoint {
-    Endpoint { addr, speaks: Speaks::AsClient, tls: None, weight: 1, zone: None }
+    Endpoint::new(addr)
 }
 
 fn empty() -> TestBody {

@@ -8,10 +8,14 @@ use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Method, Version};
 
-use super::headers::L5D_ORIG_PROTO;
+use super::headers::L5D_REQUIRE_ID;
+use super::orig_proto::{self, Original};
 use crate::addr::{InvalidTarget, Target};
 use crate::detect::Naming;
+use crate::endpoint::Endpoint;
 use crate::fault::{Fault, Refusal};
+use crate::gateway::refuse::Refused;
+use crate::record::Stage;
 
 /// What one request asks for.
 #[derive(Clone, Debug)]
@@ -19,8 +23,12 @@ pub(crate) struct Ask {
     pub(crate) target: Target,
     /// HTTP/2, or HTTP/1 (also when it was carried over HTTP/2 by `l5d-orig-proto`).
     pub(super) version: Version,
-    /// How the response is marked when the request was an HTTP/1 one carried over HTTP/2.
-    pub(super) orig_proto: Option<HeaderValue>,
+    /// Whether an HTTP/1 request came over HTTP/2: its response is marked, too.
+    pub(super) carried: bool,
+    /// Whether the target goes on in absolute form: as an HTTP/1 client wrote it on a session that names its service.
+    pub(super) absolute: bool,
+    /// Who the endpoint has to be, where the client says so.
+    require_id: Option<HeaderValue>,
     pub(crate) grpc: bool,
     pub(super) leaves: Option<Leaves>,
 }
@@ -38,7 +46,8 @@ pub(crate) enum Leaves {
 
 impl Ask {
     pub(super) fn read(parts: &mut Parts, naming: &Naming, default_port: u16) -> Result<Self, Error> {
-        let (version, orig_proto) = effective_version(parts);
+        let Original { version, carried, absolute } = orig_proto::received(parts);
+        let require_id = parts.headers.remove(L5D_REQUIRE_ID);
         let leaves = leaves(parts, version)?;
         let grpc = parts.version == Version::HTTP_2
             && parts.headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
@@ -48,7 +57,9 @@ impl Ask {
             Naming::Port(_) => return Err(Error::NoAuthority),
             Naming::Request => named(parts, default_port)?,
         };
-        Ok(Self { target, version, orig_proto, grpc, leaves })
+        // Where the request itself names its service, `host` says the same as the absolute form.
+        let absolute = absolute && matches!(naming, Naming::Header(_));
+        Ok(Self { target, version, carried, absolute, require_id, grpc, leaves })
     }
 }
 
@@ -59,21 +70,16 @@ impl Ask {
         static GET: Method = Method::GET;
         if matches!(self.leaves, Some(Leaves::Extended(_))) { &GET } else { &parts.method }
     }
-}
 
-/// Takes `l5d-orig-proto` off an HTTP/2 request and says what the request was before it was carried.
-fn effective_version(parts: &mut Parts) -> (Version, Option<HeaderValue>) {
-    if parts.version != Version::HTTP_2 {
-        return (parts.version, None);
-    }
-    match parts.headers.remove(L5D_ORIG_PROTO) {
-        Some(value) if value.as_bytes().starts_with(b"HTTP/1.1") => {
-            (Version::HTTP_11, Some(HeaderValue::from_static("HTTP/1.1")))
+    /// Refuses an endpoint that is not who the client requires (`l5d-require-id`).
+    pub(super) fn requires(&self, endpoint: &Endpoint) -> Result<(), Refused> {
+        let Some(wanted) = &self.require_id else { return Ok(()) };
+        let identity = endpoint.tls.as_ref().map(|tls| tls.identity.as_str());
+        if identity.is_some_and(|identity| wanted.as_bytes().eq_ignore_ascii_case(identity.as_bytes())) {
+            return Ok(());
         }
-        Some(value) if value.as_bytes().starts_with(b"HTTP/1.0") => {
-            (Version::HTTP_10, Some(HeaderValue::from_static("HTTP/1.0")))
-        }
-        _ => (Version::HTTP_2, None),
+        let detail = "the endpoint is not who l5d-require-id says";
+        Err(Refused::new(Stage::Connect, Fault::Client, "connect.require_id", detail))
     }
 }
 
@@ -198,7 +204,7 @@ mod tests {
         let carried = Request::get("/").version(Version::HTTP_2).header("l5d-orig-proto", "HTTP/1.1; absolute-form");
         let asked = ask(carried, &session()).unwrap();
         assert_eq!(asked.version, Version::HTTP_11);
-        assert_eq!(asked.orig_proto.unwrap(), "HTTP/1.1");
+        assert!(asked.carried && asked.absolute);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! Backpressure is the absence of polling: neither side is read before the other has taken what came.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -23,6 +24,7 @@ use super::{headers, identify};
 use crate::balance::{Failure, Guard};
 use crate::connect::Streamed;
 use crate::gateway::paced::Pacer;
+use crate::gateway::refuse;
 
 /// What is sent to a client: nothing, a few bytes of our own, or what an endpoint answers.
 #[derive(Debug)]
@@ -113,6 +115,13 @@ impl http_body::Body for Body {
                         exchange.gateway().failed(&guard, Failure::Reset);
                     }
                     exchange.broken();
+                    if exchange.grpc {
+                        // A client of gRPC reads why in trailers; a stream that is merely reset says less.
+                        let trailers = refuse::broken_trailers();
+                        exchange.note_grpc_status(trailers.get("grpc-status"));
+                        self.source = Source::Ours(Full::default());
+                        frame = Some(Ok(Frame::trailers(trailers)));
+                    }
                 }
             }
             None => self.ended(),
@@ -162,6 +171,37 @@ impl Gate {
 #[derive(Clone, Debug)]
 pub(crate) struct RequestBody(Option<Rc<Shared>>);
 
+/// What has been read of a body, kept so that it can be sent again.
+#[derive(Debug, Default)]
+struct Kept {
+    frames: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    bytes: usize,
+    /// The most bytes that are kept; 0 keeps nothing.
+    limit: usize,
+    /// There was more than that.
+    lost: bool,
+    /// The body has been read to its end.
+    ended: bool,
+    /// What comes first, when it is sent again.
+    again: VecDeque<Frame<Bytes>>,
+}
+
+impl Kept {
+    fn data(&mut self, data: &Bytes) {
+        if self.limit == 0 {
+            return;
+        }
+        self.bytes = self.bytes.saturating_add(data.len());
+        self.lost |= self.bytes > self.limit;
+        if self.lost {
+            self.frames.clear();
+        } else {
+            self.frames.push(data.clone());
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     incoming: RefCell<Incoming>,
@@ -172,6 +212,7 @@ struct Shared {
     pacer: RefCell<Pacer>,
     /// The field of the client's assertion, which trailers may not hold either.
     assertion: HeaderName,
+    kept: RefCell<Kept>,
 }
 
 impl RequestBody {
@@ -192,7 +233,33 @@ impl RequestBody {
             gate,
             pacer: RefCell::new(pacer),
             assertion,
+            kept: RefCell::default(),
         })))
+    }
+
+    /// Keeps up to `limit` bytes of what is read, so that the body can be sent [again](Self::again).
+    pub(super) fn keep(&self, limit: usize) {
+        if let Some(shared) = &self.0 {
+            shared.kept.borrow_mut().limit = limit;
+        }
+    }
+
+    /// The same body once more from its beginning, where none of it was read or all of it was kept. The former attempt
+    /// must be over: both read from the same client.
+    pub(super) fn again(&self) -> Option<Self> {
+        let Some(shared) = &self.0 else { return Some(Self(None)) };
+        let mut kept = shared.kept.borrow_mut();
+        if shared.touched.get() {
+            // An answer before the request's end, or a body too large to keep: it cannot be sent twice.
+            if shared.failed.get() || kept.lost || kept.limit == 0 || !kept.ended {
+                return None;
+            }
+            let mut again: VecDeque<_> = kept.frames.iter().cloned().map(Frame::data).collect();
+            again.extend(kept.trailers.clone().map(Frame::trailers));
+            kept.again = again;
+        }
+        drop(kept);
+        Some(Self(Some(Rc::clone(shared))))
     }
 
     pub(crate) const fn empty() -> Self {
@@ -221,20 +288,35 @@ impl http_body::Body for RequestBody {
         {
             return Poll::Pending;
         }
+        {
+            let mut kept = shared.kept.borrow_mut();
+            if kept.ended && kept.limit > 0 {
+                return Poll::Ready(kept.again.pop_front().map(Ok));
+            }
+        }
         ready!(shared.pacer.borrow_mut().poll_ready(cx));
         let mut polled = Pin::new(&mut *shared.incoming.borrow_mut()).poll_frame(cx);
         match &mut polled {
             Poll::Pending => {}
-            Poll::Ready(None) => shared.touched.set(true),
+            Poll::Ready(None) => {
+                shared.touched.set(true);
+                shared.kept.borrow_mut().ended = true;
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 shared.touched.set(true);
                 if let Some(data) = frame.data_ref() {
                     shared.received.set(shared.received.get() + data.len() as u64);
                     shared.pacer.borrow_mut().moved(data.len());
+                    shared.kept.borrow_mut().data(data);
                 } else if let Some(trailers) = frame.trailers_mut() {
                     headers::clean_trailers(trailers);
                     identify::clean_trailers(trailers, &shared.assertion);
+                    let mut kept = shared.kept.borrow_mut();
+                    kept.trailers = (kept.limit > 0).then(|| trailers.clone());
                 }
+                // A body of known length is not polled again once its last byte is taken, nor any after its trailers.
+                let mut kept = shared.kept.borrow_mut();
+                kept.ended = kept.trailers.is_some() || shared.incoming.borrow().is_end_stream();
             }
             Poll::Ready(Some(Err(_))) => {
                 shared.touched.set(true);
@@ -245,10 +327,19 @@ impl http_body::Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|shared| shared.incoming.borrow().is_end_stream())
+        self.0.as_ref().is_none_or(|shared| match shared.kept.try_borrow() {
+            Ok(kept) if kept.ended && kept.limit > 0 => kept.again.is_empty(),
+            _ => shared.incoming.borrow().is_end_stream(),
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |shared| shared.incoming.borrow().size_hint())
+        let Some(shared) = &self.0 else { return SizeHint::with_exact(0) };
+        let kept = shared.kept.borrow();
+        if kept.ended && kept.limit > 0 {
+            let data = kept.again.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+            return SizeHint::with_exact(data);
+        }
+        shared.incoming.borrow().size_hint()
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use super::session::HttpSession;
@@ -16,7 +16,9 @@ use crate::fault::Fault;
 use crate::gateway::Gateway;
 use crate::gateway::paced::Pacer;
 use crate::gateway::refuse::{self, Refused};
+use crate::gateway::trace::TRACEPARENT;
 use crate::record::{Event, Outcome, Protocol, Record, Request, Stage};
+use crate::wire::traceparent::Traceparent;
 
 /// A request in flight.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub(crate) struct Exchange {
     pub(crate) received: Rc<Cell<u64>>,
     /// Counts against the limits until the exchange has ended.
     permit: Option<Rc<Permit>>,
+    /// The client awaits a gRPC status, in trailers where the head has gone.
+    pub(super) grpc: bool,
     settled: bool,
 }
 
@@ -52,13 +56,16 @@ impl Exchange {
                     status: None,
                     grpc_status: None,
                     user_agent: parts.headers.get(http::header::USER_AGENT).cloned(),
-                    traceparent: parts.headers.get("traceparent").cloned(),
+                    traceparent: parts.headers.get(TRACEPARENT).cloned(),
+                    span: session.gateway.trace.map(|trace| trace.begin(&parts.headers)),
                     retries: 0,
+                    route: None,
                 })),
                 ..Record::connection(Arc::clone(&session.peer), SystemTime::now())
             },
             received: Rc::default(),
             permit: None,
+            grpc: false,
             settled: false,
         }
     }
@@ -93,11 +100,25 @@ impl Exchange {
         self.record.request.as_mut().expect("an exchange always records a request")
     }
 
+    /// Makes what the endpoint does hang below the gateway's span, where there is one.
+    pub(super) fn trace(&mut self, headers: &mut HeaderMap) {
+        let Some(span) = self.request().span else { return };
+        let value = Traceparent { trace: span.trace, span: span.span, sampled: span.sampled }.value();
+        headers.insert(TRACEPARENT, value.clone());
+        self.request().traceparent = Some(value);
+    }
+
     /// Writes down that the gateway itself answers, and why.
     pub(super) fn refused(&mut self, refused: Refused, grpc: bool) {
         let (status, grpc_status) = refuse::status(&refused, grpc);
         self.request().status = Some(status);
         self.request().grpc_status = grpc_status;
+        self.settled = true;
+        refused.close(&mut self.record);
+    }
+
+    /// Writes down that the stream was reset, as the endpoint reset it.
+    pub(super) fn reset(&mut self, refused: Refused) {
         self.settled = true;
         refused.close(&mut self.record);
     }

@@ -13,7 +13,7 @@ use crate::addr::Target;
 
 pub(super) const L5D_CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
 pub(super) const L5D_DST_CANONICAL: HeaderName = HeaderName::from_static("l5d-dst-canonical");
-pub(super) const L5D_ORIG_PROTO: HeaderName = HeaderName::from_static("l5d-orig-proto");
+pub(super) const L5D_REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
 const L5D_PROXY_CONNECTION: HeaderName = HeaderName::from_static("l5d-proxy-connection");
 const L5D_PROXY_ERROR: HeaderName = HeaderName::from_static("l5d-proxy-error");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");

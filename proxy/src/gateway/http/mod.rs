@@ -12,13 +12,15 @@ pub(crate) mod exchange;
 mod guarded;
 mod headers;
 pub mod identify;
+mod orig_proto;
+mod plan;
 mod request;
 mod retire;
 pub(super) mod session;
+mod towards;
 mod upgrade;
 mod websocket;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -36,12 +38,13 @@ use self::retire::Retirement;
 use self::session::{HttpSession, Tick};
 use super::Gateway;
 use super::connection::Places;
-use super::refuse::Refused;
+use super::refuse::{Refused, Reset};
 use super::trust::Trust;
+use super::worker::beside;
 use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;
-use crate::record::Peer;
+use crate::record::{Observer, Peer};
 use crate::wire::http1_guard::Limits;
 
 /// How HTTP is served. Keys below `http:` in the configuration.
@@ -79,6 +82,8 @@ pub struct Settings {
     pub max_retries: u32,
     /// Retries as a share of requests, so that a failing service is not hit harder for failing.
     pub retry_budget: f64,
+    /// What is kept of a request's body, in bytes, where the service's profile lets it be sent again for its response.
+    pub max_retry_body_bytes: usize,
 }
 
 impl Default for Settings {
@@ -100,20 +105,18 @@ impl Default for Settings {
             keepalive_timeout: Duration::from_secs(3),
             max_retries: 2,
             retry_budget: 0.2,
+            max_retry_body_bytes: 64 * 1024,
         }
     }
 }
 
-/// Runs hyper's per-stream futures on the worker's own runtime.
-#[derive(Clone, Copy, Debug)]
-struct OnWorker;
+/// Runs hyper's per-stream futures on the worker's own runtime. A panic in one ends its stream alone.
+#[derive(Clone, Debug)]
+struct OnWorker(Rc<dyn Observer>);
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker
-where
-    F::Output: 'static,
-{
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        beside(&self.0, future);
     }
 }
 
@@ -167,7 +170,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let settings = &start.gateway.http;
-    let mut builder = http2::Builder::new(OnWorker);
+    let mut builder = http2::Builder::new(OnWorker(Rc::clone(&start.gateway.observer)));
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol()
@@ -291,10 +294,10 @@ where
     }
 }
 
-/// hyper's service: a request in, a response out, never an error.
+/// hyper's service: a request in, a response out, and no error but the endpoint's reset of the same HTTP/2 stream.
 async fn answer(
     session: Rc<HttpSession>,
     request: http::Request<hyper::body::Incoming>,
-) -> Result<http::Response<body::Body>, Infallible> {
-    Ok(request::handle(session, request).await)
+) -> Result<http::Response<body::Body>, Reset> {
+    request::handle(session, request).await
 }

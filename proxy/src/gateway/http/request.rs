@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::header::{EXPECT, FORWARDED, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::uri::{PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use http_body::Body as _;
 use http_body_util::Full;
@@ -22,26 +21,27 @@ use hyper::body::Incoming;
 use super::ask::Ask;
 use super::body::{Body, Gate, RequestBody};
 use super::exchange::Exchange;
+use super::plan::{Plan, Verdict};
 use super::session::HttpSession;
-use super::{headers, upgrade};
-use crate::balance::{Failure, Guard, Pick};
+use super::towards::{self, Towards};
+use super::{headers, orig_proto, upgrade};
+use crate::balance::{Failure, Guard};
 use crate::connect::{Streamed, Version};
 use crate::detect::Naming;
-use crate::endpoint::Speaks;
 use crate::fault::Fault;
-use crate::gateway::Routed;
 use crate::gateway::admit::rate_fields;
 use crate::gateway::paced::Pacer;
-use crate::gateway::refuse::{self, Refused};
+use crate::gateway::refuse::{self, Refused, Reset};
+use crate::gateway::{Gateway, Routed};
 use crate::record::{Event, Stage};
 use crate::wire::forwarded;
 
-/// Answers one request. A panic on the way is this request's alone.
-pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request, or resets its stream where the endpoint did. A panic on the way is this request's alone.
+pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
     let observer = Rc::clone(&session.gateway.observer);
     let framing = session.framing.clone().filter(|_| upgrade::may_be_wanted(&request));
     let mut response = match AssertUnwindSafe(answered(session, request)).catch_unwind().await {
-        Ok(response) => response,
+        Ok(answered) => answered?,
         Err(_) => {
             observer.event(Event::Panicked);
             let refused = Refused::new(Stage::Relay, Fault::Ours, "relay.panic", "a bug ended this request");
@@ -51,19 +51,21 @@ pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>)
     if let Some(framing) = framing {
         upgrade::settle(&framing, &mut response);
     }
-    response
+    Ok(response)
 }
 
-async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Response<Body> {
+async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
     let (mut parts, body) = request.into_parts();
     let mut exchange = Box::new(Exchange::begin(&session, &parts));
     let grpc = parts.version == http::Version::HTTP_2
         && parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
     if let Some(response) = probe(&session, &parts) {
         exchange.request().status = Some(response.status().as_u16());
-        return response.map(|body| Body::ours(body).recording(exchange));
+        return Ok(response.map(|body| Body::ours(body).recording(exchange)));
     }
     let asked = Ask::read(&mut parts, &session.naming, session.gateway.route.default_port);
+    // The client's own words for a stream that was reset; one whose request was only carried over HTTP/2 has none.
+    let native = asked.as_ref().is_ok_and(|ask| ask.version == http::Version::HTTP_2);
     let answered = match asked {
         Ok(ask) => {
             exchange.record.target = Some(ask.target.clone());
@@ -78,13 +80,20 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Respo
             if let Some(fields) = exchange.standing().and_then(|standing| rate_fields(&standing)) {
                 response.headers_mut().extend(fields);
             }
-            response.map(|body| body.recording(exchange))
+            exchange.grpc = grpc;
+            Ok(response.map(|body| body.recording(exchange)))
         }
-        Err(refused) => {
-            let response = refuse::response(&refused, grpc);
-            exchange.refused(refused, grpc);
-            response
-        }
+        Err(refused) => match refused.reset.clone().filter(|_| native) {
+            Some(reset) => {
+                exchange.reset(refused);
+                Err(reset)
+            }
+            None => {
+                let response = refuse::response(&refused, grpc);
+                exchange.refused(refused, grpc);
+                Ok(response)
+            }
+        },
     }
 }
 
@@ -139,45 +148,61 @@ async fn proceed(
     // name our fields and have them taken off again.
     headers::strip_hop_by_hop(&mut parts.headers);
     session.identify(&ask.target, &mut parts.headers);
+    exchange.trace(&mut parts.headers);
     if let Some(held) = leaving {
         return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
     }
 
+    let plan = Plan::new(routed.profile(), &parts.method, parts.uri.path());
+    exchange.request().route = plan.name();
     let gate = expects_continue(&mut parts);
     let wary = (pacer, gateway.identify.assertion_header.clone());
     let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), wary);
+    if plan.may_retry() {
+        body.keep(gateway.http.max_retry_body_bytes);
+    }
     let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
-    let (response, guard) = deliver(session, &ask, &routed, (head, body), gate, exchange).await?;
-    Ok(to_client(response, guard, &ask))
+    let (response, guard, carried_on) = deliver(session, &ask, (&routed, &plan), (head, body), gate, exchange).await?;
+    Ok(towards::to_client(response, guard, &ask, carried_on))
 }
 
 /// Balance, connect and send, again while that is safe and within the budget.
 async fn deliver(
     session: &Rc<HttpSession>,
     ask: &Ask,
-    routed: &Routed,
-    (mut head, body): (Head, RequestBody),
+    (routed, plan): (&Routed, &Plan),
+    (mut head, mut body): (Head, RequestBody),
     gate: Option<Arc<Gate>>,
     exchange: &mut Box<Exchange>,
-) -> Result<(Response<Streamed<RequestBody>>, Guard), Refused> {
+) -> Result<(Response<Streamed<RequestBody>>, Guard, bool), Refused> {
     let gateway = &session.gateway;
     gateway.retries.request();
     let mut avoid = Vec::new();
     loop {
-        let pick = routed.pick(&avoid).await;
+        let pick = plan.within(routed.pick(&avoid)).await;
         exchange.passed(Stage::Balance);
-        let pick = pick?;
+        let pick = pick??;
         exchange.record.endpoint = Some(pick.endpoint.addr);
-        let version = upstream_version(ask, &pick)?;
+        let towards = Towards::new(ask, &pick.endpoint)?;
+        let version = towards.version;
         let tried = exchange.request().retries;
         let may_retry = tried < gateway.http.max_retries;
         // HTTP/2 may hand a request back after it was sent (REFUSED_STREAM, GOAWAY): only then is a copy needed.
-        let copy = (may_retry && version == Version::Http2 && body.untouched()).then(|| head.headers.clone());
-        let request = outgoing(&head.method, &head.uri, head.headers, ask, version, body.clone());
+        // Or where its response may be one that the service's profile lets it be sent again for.
+        let handed_back = version == Version::Http2 && body.untouched();
+        let copy = (may_retry && (handed_back || plan.may_retry())).then(|| head.headers.clone());
+        let request = towards.request(&head.method, &head.uri, head.headers, ask, body.clone());
         let request = hold_back(request, gate.as_ref(), version);
-        let sent = gateway.send(&pick.endpoint, request, version).await;
+        let bodiless = request.body().is_end_stream();
+        let sent = plan.within(gateway.send(&pick.endpoint, request, version)).await;
         exchange.passed(Stage::Connect);
-        let error = match sent {
+        let sent = sent.inspect_err(|_| {
+            // With a body it may be the client that dawdled: that is no verdict on the endpoint.
+            if bodiless {
+                gateway.failed(&pick.guard, Failure::Timeout);
+            }
+        });
+        let error = match sent? {
             Ok(response) => {
                 if let Some(gate) = &gate {
                     gate.open();
@@ -188,7 +213,19 @@ async fn deliver(
                 } else {
                     pick.guard.succeeded();
                 }
-                return Ok((response, pick.guard));
+                match (plan.after(&response, &body, may_retry), copy) {
+                    (Verdict::Again(again), Some(headers)) => {
+                        body = again;
+                        head.headers = headers;
+                        retried(gateway, exchange);
+                        avoid.push(pick.endpoint.addr);
+                        continue;
+                    }
+                    (Verdict::Skipped(reason), _) => gateway.observer.event(Event::RetrySkipped { reason }),
+                    (Verdict::Again(_) | Verdict::Done, _) => {}
+                }
+                let carried_on = towards.carries;
+                return Ok((response, pick.guard, carried_on));
             }
             Err(error) => error,
         };
@@ -205,12 +242,19 @@ async fn deliver(
         }
         let again = error.retry_is_safe && may_retry && body.untouched();
         let kept = error.returned.or(copy).filter(|_| again && gateway.retries.take());
-        let Some(headers) = kept else { return Err(error.refused) };
+        let Some(mut headers) = kept else { return Err(error.refused) };
+        if towards.carries {
+            headers.remove(orig_proto::L5D_ORIG_PROTO); // the next endpoint may be one that speaks HTTP/1
+        }
         head.headers = headers;
-        gateway.observer.event(Event::Retried);
-        exchange.request().retries = tried + 1;
+        retried(gateway, exchange);
         avoid.push(pick.endpoint.addr);
     }
+}
+
+fn retried(gateway: &Gateway, exchange: &mut Exchange) {
+    gateway.observer.event(Event::Retried);
+    exchange.request().retries += 1;
 }
 
 /// Whether a response says that its endpoint is unwell: a 5xx, or the gRPC statuses that mean the same (INTERNAL,
@@ -225,58 +269,6 @@ struct Head {
     method: http::Method,
     uri: Uri,
     headers: HeaderMap,
-}
-
-/// HTTP/2 requests go on as HTTP/2 and HTTP/1 requests as HTTP/1, unless the endpoint says what it speaks.
-fn upstream_version(ask: &Ask, pick: &Pick) -> Result<Version, Refused> {
-    match pick.endpoint.speaks {
-        Speaks::AsClient if ask.version == http::Version::HTTP_2 => Ok(Version::Http2),
-        Speaks::AsClient | Speaks::Http1 => Ok(Version::Http1),
-        Speaks::Http2 => Ok(Version::Http2),
-        Speaks::Opaque => {
-            let detail = "an opaque service was asked for by HTTP";
-            Err(Refused::new(Stage::Relay, Fault::Client, "relay.opaque_service", detail))
-        }
-    }
-}
-
-/// A request for the endpoint: the form of the target and `host` follow the version spoken there.
-pub(super) fn outgoing(
-    method: &http::Method,
-    uri: &Uri,
-    headers: HeaderMap,
-    ask: &Ask,
-    version: Version,
-    body: RequestBody,
-) -> Request<RequestBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = method.clone();
-    *request.headers_mut() = headers;
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    match version {
-        Version::Http2 => {
-            // `:authority` stays what an HTTP/2 client wrote; an HTTP/1 one gets what its `host` would have become.
-            let kept = uri.authority().filter(|_| ask.version == http::Version::HTTP_2).cloned();
-            let mut parts = http::uri::Parts::default();
-            parts.scheme = Some(uri.scheme().cloned().unwrap_or(Scheme::HTTP));
-            parts.authority = Some(kept.unwrap_or_else(|| authority_of(&headers::host_of(&ask.target))));
-            parts.path_and_query = Some(path);
-            *request.version_mut() = http::Version::HTTP_2;
-            *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a valid URI");
-            request.headers_mut().remove(HOST);
-        }
-        Version::Http1 => {
-            *request.uri_mut() = Uri::from(path);
-            headers::join_cookies(request.headers_mut());
-            headers::one_length(request.headers_mut());
-            request.headers_mut().insert(HOST, headers::host_of(&ask.target));
-            // hyper believes that a GET of unknown length has no body, and would drop it.
-            if !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
-                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-        }
-    }
-    request
 }
 
 /// Where the client waits for `100 Continue`, lets its body go when the endpoint says so, or after a moment: old servers
@@ -306,26 +298,9 @@ fn hold_back(mut request: Request<RequestBody>, gate: Option<&Arc<Gate>>, versio
 /// How long an endpoint's `100 Continue` is waited for. What curl waits before it sends its body unasked.
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
-fn authority_of(host: &HeaderValue) -> http::uri::Authority {
-    http::uri::Authority::try_from(host.as_bytes()).expect("a validated name is a valid authority")
-}
-
 /// Takes `expect: 100-continue` off and gives the gate that holds the body back in its stead.
 fn expects_continue(parts: &mut Parts) -> Option<Arc<Gate>> {
     let expects = parts.headers.get(EXPECT)?.as_bytes().eq_ignore_ascii_case(b"100-continue");
     parts.headers.remove(EXPECT);
     expects.then(Arc::<Gate>::default)
-}
-
-/// The endpoint's response, fit for the client.
-fn to_client(response: Response<Streamed<RequestBody>>, guard: Guard, ask: &Ask) -> Response<Body> {
-    let mut response = response.map(|body| Body::upstream(body, Some(guard)));
-    headers::clean_response(response.headers_mut());
-    if let Some(mark) = &ask.orig_proto {
-        response.headers_mut().insert(headers::L5D_ORIG_PROTO, mark.clone());
-    }
-    // hyper writes the version of the client's connection; the endpoint's must not leak into it.
-    *response.version_mut() = http::Version::default();
-    response.extensions_mut().clear();
-    response
 }

@@ -30,8 +30,8 @@ use super::ask::{Ask, Leaves};
 use super::body::{Body, RequestBody};
 use super::exchange::Exchange;
 use super::guarded::Framing;
-use super::request::outgoing;
 use super::session::HttpSession;
+use super::towards::Towards;
 use super::{headers, websocket};
 use crate::authorise::Permit;
 use crate::balance::Guard;
@@ -42,6 +42,7 @@ use crate::gateway::Routed;
 use crate::gateway::refuse::Refused;
 use crate::gateway::standing::Standing;
 use crate::gateway::tcp::{self, Line};
+use crate::gateway::worker::beside;
 use crate::record::Stage;
 
 /// What an upgraded connection holds while it lives: its count against the limits, and what asks again whether it may stay.
@@ -108,6 +109,7 @@ async fn switch(
         let pick = routed.pick(&avoid).await?;
         exchange.passed(Stage::Balance);
         exchange.record.endpoint = Some(pick.endpoint.addr);
+        // What leaves HTTP goes to an endpoint that speaks as the client does by HTTP/1, on a session of its own.
         let to_h2 = match pick.endpoint.speaks {
             Speaks::Http2 => true,
             Speaks::AsClient | Speaks::Http1 => false,
@@ -116,8 +118,12 @@ async fn switch(
         if (to_h2 || over_h2) && !websocket {
             return Err(unsupported("only WebSocket crosses between HTTP/1 and HTTP/2"));
         }
-        let (request, key) = if to_h2 { extended(&parts, &ask) } else { upgrade(&parts, &ask, &protocol, over_h2) };
         let version = if to_h2 { Version::Http2 } else { Version::Http1 };
+        let towards = Towards::new(&ask, &pick.endpoint)?.by(version);
+        let (request, key) = match version {
+            Version::Http2 => extended(towards, &parts, &ask),
+            Version::Http1 => upgrade(towards, &parts, &ask, &protocol, over_h2),
+        };
         let sent = gateway.send(&pick.endpoint, request, version).await;
         exchange.passed(Stage::Connect);
         match sent {
@@ -167,9 +173,8 @@ fn unsupported(detail: &str) -> Refused {
 }
 
 /// Extended CONNECT towards an HTTP/2 endpoint (RFC 8441 §4). The key is meaningless there.
-fn extended(parts: &Parts, ask: &Ask) -> (Request<RequestBody>, Option<HeaderValue>) {
-    let mut request =
-        outgoing(&parts.method, &parts.uri, parts.headers.clone(), ask, Version::Http2, RequestBody::empty());
+fn extended(towards: Towards<'_>, parts: &Parts, ask: &Ask) -> (Request<RequestBody>, Option<HeaderValue>) {
+    let mut request = towards.request(&parts.method, &parts.uri, parts.headers.clone(), ask, RequestBody::empty());
     *request.method_mut() = Method::CONNECT;
     request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
@@ -179,13 +184,13 @@ fn extended(parts: &Parts, ask: &Ask) -> (Request<RequestBody>, Option<HeaderVal
 
 /// `Upgrade` towards an HTTP/1 endpoint, with a key of ours when the client came by HTTP/2 and has none.
 fn upgrade(
+    towards: Towards<'_>,
     parts: &Parts,
     ask: &Ask,
     protocol: &HeaderValue,
     over_h2: bool,
 ) -> (Request<RequestBody>, Option<HeaderValue>) {
-    let mut request =
-        outgoing(&parts.method, &parts.uri, parts.headers.clone(), ask, Version::Http1, RequestBody::empty());
+    let mut request = towards.request(&parts.method, &parts.uri, parts.headers.clone(), ask, RequestBody::empty());
     if over_h2 {
         *request.method_mut() = Method::GET;
     }
@@ -275,7 +280,7 @@ fn join_later<U>(
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let line = Line::new(session, held, endpoint);
-    tokio::task::spawn_local(async move {
+    beside(&session.gateway.observer, async move {
         match futures_util::future::try_join(client, upstream).await {
             Ok((client, upstream)) => line.relay(TokioIo::new(client), upstream).await,
             Err(error) => tracing::debug!(stage = "relay", %error, "an upgrade was agreed but never happened"),

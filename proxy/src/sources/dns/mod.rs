@@ -8,6 +8,7 @@
 //! question is asked again, less and less often. Answers are sorted before they are compared, so that a server that
 //! shuffles them causes no change. (RFC 1035, RFC 2308 for negative answers, RFC 2782 for SRV.)
 
+mod names;
 mod resolve;
 
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::backoff::Backoff;
 use crate::endpoint::{Endpoint, Endpoints, Speaks};
 use crate::route::{Claim, Service, State};
 
+pub use self::names::{Found, Names};
 pub use self::resolve::Unusable;
 
 /// How DNS is asked.
@@ -214,7 +216,7 @@ impl Inner {
 
 /// An endpoint as DNS can describe it.
 fn endpoint(addr: SocketAddr, weight: u32) -> Endpoint {
-    Endpoint { addr, speaks: Speaks::AsClient, tls: None, weight, zone: None }
+    Endpoint { weight, ..Endpoint::new(addr) }
 }
 
 /// The same endpoints in the same order, however they were answered.

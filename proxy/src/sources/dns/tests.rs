@@ -155,7 +155,11 @@ async fn world(change: impl FnOnce(&mut Settings)) -> World {
     let dns = Arc::new(Dns::new(Claim(1), settings, Handle::current()).expect("usable"));
     let route = crate::route::Settings { suffixes: vec![Suffix::All], ..crate::route::Settings::default() };
     let (directory, demands) = Directory::new(route);
-    let runner = sources::run(Arc::clone(&directory), demands, vec![Arc::clone(&dns) as Arc<dyn Source>]);
+    let runner = sources::run(
+        Arc::clone(&directory),
+        Arc::new(tokio::sync::Mutex::new(demands)),
+        vec![Arc::clone(&dns) as Arc<dyn Source>],
+    );
     Handle::current().spawn(runner);
     World { server, directory, dns }
 }

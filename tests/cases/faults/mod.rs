@@ -1,0 +1,5 @@
+//! Faults, each under load, with what the clients saw counted: broken backends, panics of our own, a host that gives out.
+//! (`docs/reliability.md` has the table.)
+
+mod backends;
+mod panics;
