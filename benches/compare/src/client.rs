@@ -195,13 +195,11 @@ impl Talker {
             (State::H2(state), Talk::H2 { trailers, .. }) => {
                 finished = state.receive(data, now, *trailers, &mut self.say, tally);
             }
-            (State::H1 { since, partial, left }, _) => {
-                if h1(data, partial, left, tally) {
-                    if let Some(since) = since.take() {
-                        tally.complete(now.saturating_sub(since));
-                    }
-                    finished = 1;
+            (State::H1 { since, partial, left }, _) if h1(data, partial, left, tally) => {
+                if let Some(since) = since.take() {
+                    tally.complete(now.saturating_sub(since));
                 }
+                finished = 1;
             }
             (State::Echo { since, left }, _) => {
                 *left = left.saturating_sub(data.len());

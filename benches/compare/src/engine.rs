@@ -72,7 +72,7 @@ struct Conn {
 #[derive(Debug)]
 enum Side {
     Server(Server),
-    Client { session: Session, talker: Talker, call: usize, ready: bool, born: u64 },
+    Client { session: Box<Session>, talker: Talker, call: usize, ready: bool, born: u64 },
 }
 
 /// What connections of one kind do.
@@ -332,7 +332,7 @@ impl Engine {
         let Call { target, config, name, talk, header } = self.crews[crew].call.clone();
         let tcp = TcpStream::connect(target).with_context(|| format!("connecting to {target}"))?;
         let mut out = Vec::new();
-        let session = Session::new(&config, &name, &mut out)?;
+        let session = Box::new(Session::new(&config, &name, &mut out)?);
         let talker = Talker::new(talk, &header);
         let born = self.now();
         self.opening += 1;
