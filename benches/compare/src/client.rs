@@ -195,7 +195,10 @@ impl Talker {
             (State::H2(state), Talk::H2 { trailers, .. }) => {
                 finished = state.receive(data, now, *trailers, &mut self.say, tally);
             }
-            (State::H1 { since, partial, left }, _) if h1(data, partial, left, tally) => {
+            (State::H1 { since, partial, left }, _) => {
+                if !h1(data, partial, left, tally) {
+                    return;
+                }
                 if let Some(since) = since.take() {
                     tally.complete(now.saturating_sub(since));
                 }
