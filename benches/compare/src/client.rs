@@ -227,6 +227,7 @@ impl H2 {
         let Self { frames, sending, flying, received, .. } = self;
         frames.feed(data, |frame: Frame<'_>| {
             match frame.kind {
+                kind::DATA if trailers && frame.ends_stream() => tally.fail(|| "an answer without trailers".into()),
                 kind::DATA => {
                     *received += u32::try_from(frame.length).unwrap_or(0);
                     if *received > h2::REFILL {
