@@ -106,6 +106,11 @@ fn free_port() -> Result<u16> {
 impl Shop {
     /// Starts one, and waits until it listens.
     pub(crate) fn start(&self, kind: Kind, more: More) -> Result<Gateway> {
+        // A port that was free may be somebody else's by now: then it is tried with others.
+        self.try_start(kind, more).or_else(|_| self.try_start(kind, more)).or_else(|_| self.try_start(kind, more))
+    }
+
+    fn try_start(&self, kind: Kind, more: More) -> Result<Gateway> {
         let program = self.programs.get(&kind).with_context(|| format!("{kind}: no program"))?;
         let http = free_port()?;
         let mut ports = BTreeMap::new();

@@ -295,7 +295,7 @@ impl Run<'_> {
     fn told(&self, row: &Row, outcome: &Outcome) -> Result<Sample> {
         let tally = &outcome.tally;
         let done = if matches!(row.drive, Drive::Handshakes { .. }) { tally.handshakes } else { tally.completed };
-        if matches!(row.drive, Drive::Handshakes { resumed: true }) && tally.resumed * 20 < done * 19 {
+        if matches!(row.drive, Drive::Handshakes { resumed: true }) && tally.resumed * 10 < done * 9 {
             bail!("{} of {done} handshakes were resumed", tally.resumed);
         }
         if matches!(row.drive, Drive::Handshakes { resumed: false }) && tally.resumed > 0 {
