@@ -12,7 +12,7 @@ use isthmus::config::Config;
 use isthmus::identity::Identity;
 
 /// The pages, from the top of the repository.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 10] = [
     "README.md",
     "CHANGELOG.md",
     "SECURITY.md",
@@ -21,6 +21,8 @@ const PAGES: [&str; 8] = [
     "docs/metrics.md",
     "docs/policy.md",
     "docs/refusals.md",
+    "docs/reliability.md",
+    "docs/threat-model.md",
 ];
 
 #[test]
@@ -39,6 +41,21 @@ fn every_configuration_that_is_shown_is_accepted() {
         }
     }
     assert!(read >= 7, "only {read} examples were found");
+}
+
+/// What the README says of one configuration's memory, and its formulas, are what the program computes.
+#[test]
+fn the_readmes_bound_is_the_programs() {
+    let page = page_text("README.md");
+    let small =
+        blocks(&page, "yaml config").into_iter().find(|(_, block)| block.contains("max_requests")).expect("one");
+    let bound = Config::parse(Path::new("README.md"), &small.1).expect("a configuration").bound(1);
+    assert!(bound.bytes < 1 << 30, "{} MiB", bound.bytes >> 20);
+    let plain = page.replace('`', "");
+    for term in bound.terms {
+        let row = format!("| {} | {} |", term.name, term.formula);
+        assert!(plain.contains(&row), "no such row in the README: {row}");
+    }
 }
 
 /// The stage words, with which codes begin.

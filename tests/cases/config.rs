@@ -192,6 +192,83 @@ fn the_schema() {
     insta::assert_snapshot!(serde_json::to_string_pretty(&reference::schema()).unwrap());
 }
 
+/// Zeros that mean nothing good are refused where they stand; zeros that mean "off" are taken.
+#[test]
+fn zeros_are_off_or_refused() {
+    let parse = |section: &str, key: &str, value: &str| {
+        let text = match section {
+            "tls" => format!("tls:\n  {key}: {value}\n  chain_file: a\n  key_file: b\n  bundle_file: c\n"),
+            _ => format!("{section}:\n  {key}: {value}\n{TLS}"),
+        };
+        Config::parse(Path::new("x.yaml"), &text).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for refused in [
+        "accept.max_connections",
+        "accept.backlog",
+        "accept.proxy_timeout",
+        "accept.network_prefix_v4",
+        "accept.network_prefix_v6",
+        "tls.handshake_timeout",
+        "tls.max_handshakes",
+        "tls.max_hello_bytes",
+        "tls.reload_interval",
+        "detect.timeout",
+        "route.discovery_timeout",
+        "route.max_services",
+        "route.idle_timeout",
+        "balance.failfast_timeout",
+        "connect.timeout",
+        "connect.max_connections",
+        "connect.max_streams",
+        "connect.max_http2_connections",
+        "connect.max_age",
+        "connect.keepalive_timeout",
+        "connect.stream_window",
+        "http.header_timeout",
+        "http.idle_timeout",
+        "http.max_requests",
+        "http.max_header_bytes",
+        "http.max_headers",
+        "http.max_streams",
+        "http.stream_window",
+        "http.connection_window",
+        "http.max_send_buffer",
+        "http.body_window",
+        "http.keepalive_timeout",
+        "probe.max_connections",
+    ] {
+        let (section, key) = refused.split_once('.').unwrap();
+        let said = parse(section, key, "0").unwrap_err();
+        let place = format!("x.yaml:2:{}: {refused}: ", key.len() + 5);
+        assert!(said.starts_with(&place), "{said}");
+    }
+    for off in [
+        "accept.max_connections_per_identity",
+        "accept.max_connections_per_network",
+        "accept.max_unidentified_per_network",
+        "accept.keepalive",
+        "accept.user_timeout",
+        "tls.max_handshakes_per_network",
+        "tls.expiry_grace",
+        "relay.idle_timeout",
+        "relay.total_timeout",
+        "http.min_body_rate",
+        "http.stall_timeout",
+        "http.max_resets",
+        "http.max_control_frames",
+        "http.max_age",
+        "http.request_timeout",
+        "http.keepalive_interval",
+    ] {
+        let (section, key) = off.split_once('.').unwrap();
+        assert_eq!(parse(section, key, "0"), Ok(()), "{off}");
+    }
+    // What HTTP/2 cannot say.
+    assert!(parse("http", "stream_window", "3GiB").unwrap_err().contains("a window of HTTP/2 is from"));
+    assert!(parse("http", "connection_window", "60KiB").unwrap_err().contains("a window of HTTP/2 is from 65535"));
+    assert!(parse("accept", "network_prefix_v4", "33").unwrap_err().contains("from 1 to 32"));
+}
+
 fn isthmus() -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin("isthmus"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ISTHMUS_")) {

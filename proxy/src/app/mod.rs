@@ -34,6 +34,7 @@ use crate::drain::{self, Drain, Phase};
 use crate::gateway::accept::{self, Door, Tally};
 use crate::gateway::assertion::Assertions;
 use crate::gateway::census::Census;
+use crate::gateway::networks::Networks;
 use crate::gateway::probe::ProbePort;
 use crate::gateway::watchers::Watchers;
 use crate::gateway::{Shared, worker};
@@ -186,9 +187,11 @@ impl App {
             directory: Arc::clone(&directory),
             loads: Arc::default(),
             census: Census::new(config.file.accept.max_connections_per_identity),
+            networks: Networks::new(config.networks()),
             rechecks: Arc::default(),
             watchers: Watchers::new(config.file.authorise.observe, config.file.authorise.observed),
             max_handshakes: config.file.tls.max_handshakes,
+            max_handshakes_per_network: config.file.tls.max_handshakes_per_network,
             probe: Arc::clone(&probe),
             probe_ports: vec![config.file.probe.listen.port(), addrs.probe.port()],
             probe_authority: config.file.probe.authority.as_ref().map(|name| name.0.clone()),

@@ -8,8 +8,10 @@
 //! a client: a deny rule about paths refuses opaque connections to its services, and an allow rule about paths admits none.
 //! Among rules that agree, the one named is the first in their fixed order (see `compile`).
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::Target;
 use crate::identity::Identity;
@@ -31,6 +33,26 @@ pub struct Client {
     pub identity: Identity,
     /// Where it connects from.
     pub network: IpAddr,
+}
+
+/// A client that asks many times: what the rules' client patterns say of it is found once for each policy.
+#[derive(Debug)]
+pub struct Caller {
+    client: Client,
+    /// The number of a policy, and which of its client patterns hold.
+    known: RefCell<Option<(u64, Few)>>,
+}
+
+impl Caller {
+    /// A client that has not asked yet.
+    pub fn new(client: Client) -> Self {
+        Self { client, known: RefCell::default() }
+    }
+
+    /// Who it is.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
 }
 
 /// What is known of one request.
@@ -63,6 +85,8 @@ pub struct Admission {
 /// The compiled policy: immutable, replaced whole.
 #[derive(Debug)]
 pub struct Policy {
+    /// Another one for each policy of this process.
+    number: u64,
     pub(super) mode: Mode,
     pub(super) default: DefaultAction,
     pub(super) exported_only: bool,
@@ -91,7 +115,9 @@ impl Policy {
             let rules = &replaced?.compiled.rules;
             rules.iter().find(|rule| &*rule.name == name).map(|rule| Arc::clone(&rule.grant.cell))
         };
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             mode: settings.mode,
             default: settings.default,
             exported_only: settings.exported_only,
@@ -116,6 +142,24 @@ impl Policy {
         facts: &RequestFacts<'_>,
     ) -> Result<Admission, Denied> {
         let outcome = self.decide(View::Whole, &Asked::new(client, Some(facts)), &target, exported);
+        self.admit(outcome, target)
+    }
+
+    /// The same for a client that asks often.
+    pub fn request_of(
+        &self,
+        caller: &Caller,
+        target: Target,
+        exported: bool,
+        facts: &RequestFacts<'_>,
+    ) -> Result<Admission, Denied> {
+        let mut known = caller.known.borrow_mut();
+        if known.as_ref().is_none_or(|(number, _)| *number != self.number) {
+            *known = Some((self.number, self.compiled.clients.find(&caller.client.identity)));
+        }
+        let (_, clients) = known.as_ref().expect("it was found just now, if not before");
+        let outcome =
+            self.decide_known(View::Whole, &Asked::new(&caller.client, Some(facts)), clients, &target, exported);
         self.admit(outcome, target)
     }
 
@@ -153,10 +197,22 @@ impl Policy {
     }
 
     fn decide(&self, view: View, asked: &Asked<'_>, target: &Target, exported: bool) -> Outcome<'_> {
+        self.decide_known(view, asked, &self.compiled.clients.find(&asked.client.identity), target, exported)
+    }
+
+    /// Decides where the client patterns that hold are known.
+    fn decide_known(
+        &self,
+        view: View,
+        asked: &Asked<'_>,
+        clients: &Few,
+        target: &Target,
+        exported: bool,
+    ) -> Outcome<'_> {
         if self.exported_only && !exported {
             return Outcome::refused(Reason::NotExported, None);
         }
-        let found = self.search(view, asked, target);
+        let found = self.search(view, asked, clients, target);
         let audited = found.audited.map(|(number, doubt)| self.refusal(number, doubt));
         let result = match (found.decided, found.doubted) {
             (Some((number, doubt)), _) => match &self.compiled.rules[number as usize] {
@@ -182,10 +238,9 @@ impl Policy {
 
     /// Asks the rules that name both the client and the service. Rules are numbered in their fixed order, so the
     /// one that decides is the smallest number, whatever the order in which they are found.
-    fn search(&self, view: View, asked: &Asked<'_>, target: &Target) -> Found {
+    fn search(&self, view: View, asked: &Asked<'_>, clients: &Few, target: &Target) -> Found {
         let mut found = Found::default();
         let services = self.compiled.services.find(target);
-        let clients: Few = self.compiled.clients.find(&asked.client.identity);
         for service in services.iter() {
             for client in clients.iter() {
                 for number in self.compiled.pairs.get(service, client) {

@@ -20,6 +20,7 @@ use super::labels::{Id, Interner, NONE, OTHER};
 use crate::addr::Target;
 use crate::fault::Fault;
 use crate::identity::Identity;
+use crate::mix::Mixed;
 use crate::record::{Event, Observer, Outcome, Protocol, Record, Stage};
 
 /// What a worker counts; read by the scrape.
@@ -335,7 +336,7 @@ fn add_one(count: &AtomicU64) {
 
 /// Where one worker's series are, without a lock.
 #[derive(Debug)]
-struct Cache<K, V>(RefCell<HashMap<K, Arc<V>>>);
+struct Cache<K, V>(RefCell<HashMap<K, Arc<V>, Mixed>>);
 
 impl<K, V> Default for Cache<K, V> {
     fn default() -> Self {

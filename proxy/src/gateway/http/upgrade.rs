@@ -25,6 +25,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::either::Either;
 
 use super::ask::{Ask, Leaves};
 use super::body::{Body, RequestBody};
@@ -156,13 +157,19 @@ async fn switch(
             "the endpoint's sec-websocket-accept does not answer our key",
         ));
     }
+    let tunnel = answer.body_mut().take_tunnel();
     let upstream = hyper::upgrade::on(&mut answer);
     let client_key = parts.headers.get(SEC_WEBSOCKET_KEY);
     let response = agreed_response(&answer, &protocol, client_key, over_h2);
-    if let Some(framing) = &session.framing {
+    if let Some(framing) = session.framing() {
         framing.upgraded();
     }
-    let upstream = async move { upstream.await.map(TokioIo::new) };
+    let upstream = async move {
+        Ok(match tunnel {
+            Some(stream) => Either::Left(stream),
+            None => Either::Right(TokioIo::new(upstream.await?)),
+        })
+    };
     let endpoint = pick.endpoint.addr;
     join_later(session, held, client, (upstream, endpoint), (pick.guard, answer.into_body()));
     Ok(response)
@@ -176,7 +183,7 @@ fn unsupported(detail: &str) -> Refused {
 fn extended(towards: Towards<'_>, parts: &Parts, ask: &Ask) -> (Request<RequestBody>, Option<HeaderValue>) {
     let mut request = towards.request(&parts.method, &parts.uri, parts.headers.clone(), ask, RequestBody::empty());
     *request.method_mut() = Method::CONNECT;
-    request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+    request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
     request.headers_mut().remove(CONTENT_LENGTH);
     (request, None)
@@ -263,7 +270,7 @@ fn join<U>(session: &Rc<HttpSession>, held: Held, client: OnUpgrade, (upstream, 
 where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    if let Some(framing) = &session.framing {
+    if let Some(framing) = session.framing() {
         framing.upgraded();
     }
     join_later(session, held, client, (std::future::ready(Ok(upstream)), at), guard);
