@@ -24,6 +24,7 @@ use crate::{PATIENCE, soon};
 pub struct Setup {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     services: Vec<String>,
+    dns: String,
     kubernetes: Option<String>,
     bundle: String,
     gateway: Pair,
@@ -43,6 +44,7 @@ impl Setup {
         let setup = Self {
             sections: BTreeMap::new(),
             services: Vec::new(),
+            dns: "{ enabled: false }".to_owned(),
             kubernetes: None,
             bundle: pki.anchor.cert_pem(),
             gateway: pki.gateway.clone(),
@@ -94,6 +96,12 @@ impl Setup {
         self
     }
 
+    /// Cluster DNS by a server that never answers: what is not in the table stays under discovery.
+    pub fn silent_dns(mut self, server: SocketAddr) -> Self {
+        self.dns = format!("{{ enabled: true, servers: ['{server}'], timeout: 60s }}");
+        self
+    }
+
     /// Services from an API server too; more keys begin with a comma.
     pub fn kubernetes(mut self, server: &ApiServer, more: &str) -> Self {
         let kubeconfig = server.kubeconfig();
@@ -131,7 +139,7 @@ impl Setup {
                 let _ = writeln!(text, "  {key}: {value}");
             }
         }
-        text.push_str("sources:\n  dns: { enabled: false }\n");
+        let _ = writeln!(text, "sources:\n  dns: {}", self.dns);
         for (key, value) in self.sections.get("sources").into_iter().flatten() {
             let _ = writeln!(text, "  {key}: {value}");
         }

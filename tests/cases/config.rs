@@ -171,6 +171,37 @@ fn what_is_wrong_is_said_where_it_stands() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// Rows of the table of services that cannot be meant as they are written.
+#[test]
+fn services_that_contradict_themselves_are_named() {
+    let tls = "tls: { identity: web.ns.example }";
+    for (keys, expected) in [
+        (
+            "tls: { identity: 'spiffe://a.example/web' }",
+            "services[0].tls: an identity that is a URI needs a server_name",
+        ),
+        ("transport_header: { port: 80 }", "services[0].transport_header: needs `tls`"),
+        (
+            &format!("{tls}, transport_header: {{ port: 0 }}"),
+            "services[0].transport_header.port: a port is a number from 1",
+        ),
+        (&format!("{tls}, transport_header: {{ name: web }}"), "services[0].transport_header.port: is missing"),
+        ("orig_proto: true, protocol: http1", "services[0].orig_proto: goes with `protocol: as_client` only"),
+        ("authority: 'a b:80'", "`a b:80` is no authority"),
+        ("authority: 'web.ns:0'", "`web.ns:0` is no authority"),
+        ("http2: { max_frame: 1KiB }", "services[0].http2.max_frame: a frame's limit is 16384 to 16777215 bytes"),
+        ("http2: { stream_window: 1KiB }", "services[0].http2.stream_window: a window is 16KiB"),
+        ("http2: { connection_window: 4GiB }", "services[0].http2.connection_window: a window is 16KiB"),
+        ("http2: { window: 1KiB }", "there is no such field"),
+    ] {
+        let text = format!(
+            "{TLS}sources:\n  services:\n    - {{ name: web.ns.svc.cluster.local, port: 80, endpoints: [], {keys} }}\n"
+        );
+        let error = Config::parse(Path::new("x.yaml"), &text).expect_err(keys).to_string();
+        assert!(error.starts_with("x.yaml:4:") && error.contains(expected), "{keys}: {error}");
+    }
+}
+
 #[test]
 fn the_reference_is_a_configuration() {
     let mut text = reference::reference();
@@ -190,6 +221,83 @@ fn the_reference_is_a_configuration() {
 #[test]
 fn the_schema() {
     insta::assert_snapshot!(serde_json::to_string_pretty(&reference::schema()).unwrap());
+}
+
+/// Zeros that mean nothing good are refused where they stand; zeros that mean "off" are taken.
+#[test]
+fn zeros_are_off_or_refused() {
+    let parse = |section: &str, key: &str, value: &str| {
+        let text = match section {
+            "tls" => format!("tls:\n  {key}: {value}\n  chain_file: a\n  key_file: b\n  bundle_file: c\n"),
+            _ => format!("{section}:\n  {key}: {value}\n{TLS}"),
+        };
+        Config::parse(Path::new("x.yaml"), &text).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for refused in [
+        "accept.max_connections",
+        "accept.backlog",
+        "accept.proxy_timeout",
+        "accept.network_prefix_v4",
+        "accept.network_prefix_v6",
+        "tls.handshake_timeout",
+        "tls.max_handshakes",
+        "tls.max_hello_bytes",
+        "tls.reload_interval",
+        "detect.timeout",
+        "route.discovery_timeout",
+        "route.max_services",
+        "route.idle_timeout",
+        "balance.failfast_timeout",
+        "connect.timeout",
+        "connect.max_connections",
+        "connect.max_streams",
+        "connect.max_http2_connections",
+        "connect.max_age",
+        "connect.keepalive_timeout",
+        "connect.stream_window",
+        "http.header_timeout",
+        "http.idle_timeout",
+        "http.max_requests",
+        "http.max_header_bytes",
+        "http.max_headers",
+        "http.max_streams",
+        "http.stream_window",
+        "http.connection_window",
+        "http.max_send_buffer",
+        "http.body_window",
+        "http.keepalive_timeout",
+        "probe.max_connections",
+    ] {
+        let (section, key) = refused.split_once('.').unwrap();
+        let said = parse(section, key, "0").unwrap_err();
+        let place = format!("x.yaml:2:{}: {refused}: ", key.len() + 5);
+        assert!(said.starts_with(&place), "{said}");
+    }
+    for off in [
+        "accept.max_connections_per_identity",
+        "accept.max_connections_per_network",
+        "accept.max_unidentified_per_network",
+        "accept.keepalive",
+        "accept.user_timeout",
+        "tls.max_handshakes_per_network",
+        "tls.expiry_grace",
+        "relay.idle_timeout",
+        "relay.total_timeout",
+        "http.min_body_rate",
+        "http.stall_timeout",
+        "http.max_resets",
+        "http.max_control_frames",
+        "http.max_age",
+        "http.request_timeout",
+        "http.keepalive_interval",
+    ] {
+        let (section, key) = off.split_once('.').unwrap();
+        assert_eq!(parse(section, key, "0"), Ok(()), "{off}");
+    }
+    // What HTTP/2 cannot say.
+    assert!(parse("http", "stream_window", "3GiB").unwrap_err().contains("a window of HTTP/2 is from"));
+    assert!(parse("http", "connection_window", "60KiB").unwrap_err().contains("a window of HTTP/2 is from 65535"));
+    assert!(parse("accept", "network_prefix_v4", "33").unwrap_err().contains("from 1 to 32"));
 }
 
 fn isthmus() -> Command {

@@ -27,5 +27,6 @@ mod mesh;
 mod probe;
 mod relay;
 mod route;
+mod source;
 mod telemetry;
 mod tls;

@@ -10,10 +10,12 @@ mod assertions;
 #[cfg(feature = "linkerd")]
 mod control;
 pub mod credentials;
+mod discovery;
 mod kept;
 mod kubernetes;
 mod linkerd;
 mod overview;
+mod shown;
 mod state;
 mod traces;
 
@@ -21,7 +23,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use isthmus_probe::endpoint::{Endpoint as Probe, Page};
@@ -37,24 +39,22 @@ use crate::drain::{self, Drain, Phase};
 use crate::gateway::accept::{self, Door, Tally};
 use crate::gateway::assertion::Assertions;
 use crate::gateway::census::Census;
+use crate::gateway::networks::Networks;
 use crate::gateway::probe::ProbePort;
 use crate::gateway::watchers::Watchers;
 use crate::gateway::{Shared, worker};
 use crate::live::Live;
 use crate::record::{Event, Observer};
-use crate::route::{Claim, Directory};
-use crate::sources::dns::Dns;
-use crate::sources::files::{self, credentials::CredentialFiles};
-use crate::sources::fixed::Fixed;
-use crate::sources::policy::PolicyFiles;
-use crate::sources::{self, Report, Source};
+use crate::route::Directory;
+use crate::sources;
+use crate::sources::files;
 use crate::telemetry::Fan;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
-use crate::telemetry::metrics::{Kind, Metrics, Reading};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::recent::Recent;
 use crate::telemetry::shard::Front;
-use crate::telemetry::watch::{AUTHORISE_RELOAD, Certificates, ReloadNames, Reloads, Root, TLS_RELOAD};
+use crate::telemetry::watch::{AUTHORISE_RELOAD, TLS_RELOAD};
 use crate::tls::Credentials;
 use crate::{admin, tls};
 
@@ -194,9 +194,11 @@ impl App {
             directory: Arc::clone(&directory),
             loads: Arc::default(),
             census: Census::new(config.file.accept.max_connections_per_identity),
+            networks: Networks::new(config.networks()),
             rechecks: Arc::default(),
             watchers: Watchers::new(config.file.authorise.observe, config.file.authorise.observed),
             max_handshakes: config.file.tls.max_handshakes,
+            max_handshakes_per_network: config.file.tls.max_handshakes_per_network,
             probe: Arc::clone(&probe),
             probe_ports: vec![config.file.probe.listen.port(), addrs.probe.port()],
             probe_authority: config.file.probe.authority.as_ref().map(|name| name.0.clone()),
@@ -207,18 +209,18 @@ impl App {
         };
         let reload = files::Status::default();
         let recent = Recent::default();
-        show(&metrics, &shared, &probe, &access_log);
-        show_reloads(&metrics, TLS_RELOAD, reload.clone());
+        shown::process(&metrics, &shared, &probe, &access_log);
+        shown::reloads(&metrics, TLS_RELOAD, reload.clone());
         let policy_reload = files::Status::default();
-        show_reloads(&metrics, AUTHORISE_RELOAD, policy_reload.clone());
+        shown::reloads(&metrics, AUTHORISE_RELOAD, policy_reload.clone());
         if let Some(assertions) = &assertions {
             assertions::show(&metrics, assertions);
         }
 
         let control = Handle::current();
         let found = kubernetes::start(config, &directory, &health, balance.zone, &metrics)?;
-        let sources = start_sources(config, &directory, &shared.credentials, found)?;
-        show_sources(&metrics, &sources);
+        let sources = discovery::start(config, &directory, &shared.credentials, found)?;
+        discovery::show(&metrics, &sources);
         let (demands, asked) = (Arc::new(tokio::sync::Mutex::new(demands)), Arc::clone(&directory));
         let learners = sources.clone();
         kept::task(&control, "sources", move || {
@@ -319,19 +321,6 @@ impl App {
         Drained { began_with, cut, took: started.elapsed() }
     }
 
-    /// Keeps the credentials as fresh as the files that they were made of; `serving` is the digest of what serves now.
-    pub fn watch_credentials(&mut self, files: CredentialFiles, serving: Option<[u8; 32]>, settings: files::Settings) {
-        let live = Arc::clone(&self.credentials);
-        self.credential_files = Some(files::watch(files, live, serving, settings, self.reload.clone()));
-    }
-
-    /// Keeps the policy as fresh as the files that it was made of; `serving` is the digest of what serves now.
-    pub fn watch_policy(&mut self, files: PolicyFiles, serving: Option<[u8; 32]>, settings: files::Settings) {
-        let live = Arc::clone(&self.policy);
-        let files = PolicyFiles { serving: Some(Arc::clone(&live)), ..files };
-        self.policy_files = Some(files::watch(files, live, serving, settings, self.policy_reload.clone()));
-    }
-
     /// Follows the policy of the control plane, where that is where the policy comes from; says whether it is.
     #[cfg(not(feature = "linkerd"))]
     pub fn follow_policy(&mut self, _: &Config) -> anyhow::Result<bool> {
@@ -420,61 +409,6 @@ fn start_workers(
 /// Log lines of one refusal code per second and worker.
 const LINES_PER_CODE: u32 = 5;
 
-/// The sources of services, in the order in which they are asked.
-fn start_sources(
-    config: &Config,
-    directory: &Arc<Directory>,
-    credentials: &Arc<Live<Credentials>>,
-    kubernetes: Option<Arc<dyn Source>>,
-) -> anyhow::Result<Vec<Arc<dyn Source>>> {
-    let fixed = Fixed::new(Claim(0), config.services());
-    fixed.publish(directory);
-    let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(fixed)];
-    sources.extend(linkerd::start(config, credentials, Claim(1))?);
-    sources.extend(kubernetes);
-    if let Some(settings) = config.dns() {
-        sources.push(Arc::new(Dns::new(Claim(3), settings, Handle::current()).context("DNS (sources.dns)")?));
-    }
-    Ok(sources)
-}
-
-/// How old what the sources say is.
-fn show_sources(metrics: &Metrics, sources: &[Arc<dyn Source>]) {
-    let each = |sources: &[Arc<dyn Source>], read: fn(&Report) -> Option<f64>| {
-        let sources = sources.to_vec();
-        move || {
-            let rows = sources.iter().map(|source| source.report());
-            let read = |report: Report| {
-                Some(Reading { labels: vec![("source", report.name.to_owned())], value: read(&report)? })
-            };
-            rows.filter_map(read).collect()
-        }
-    };
-    let age = |report: &Report| report.age.map(|age| age.as_secs_f64());
-    metrics.read(
-        "isthmus_sources_age_seconds",
-        "Since a source last heard from what it watches",
-        Kind::Gauge,
-        each(sources, age),
-    );
-    #[expect(clippy::cast_precision_loss, reason = "a count of failures is shown, not calculated with")]
-    let failures = |report: &Report| Some(report.failures as f64);
-    metrics.read(
-        "isthmus_sources_failures",
-        "Questions of a source that got no answer",
-        Kind::Counter,
-        each(sources, failures),
-    );
-    #[expect(clippy::cast_precision_loss, reason = "as above")]
-    let services = |report: &Report| Some(report.services as f64);
-    metrics.read(
-        "isthmus_sources_services",
-        "Services that a source keeps current",
-        Kind::Gauge,
-        each(sources, services),
-    );
-}
-
 /// What the admin server reads.
 fn admin_sources(
     config: &Config,
@@ -506,40 +440,4 @@ fn admin_sources(
             }),
         },
     })
-}
-
-fn show_reloads(metrics: &Metrics, names: ReloadNames, status: files::Status) {
-    metrics.watch_reloads(names, move || {
-        let reload = status.read();
-        Reloads {
-            ok: reload.replaced,
-            failed: reload.refused,
-            failing: reload.problem.is_some(),
-            age: reload.age(SystemTime::now()),
-        }
-    });
-}
-
-fn show(metrics: &Arc<Metrics>, shared: &Shared, probe: &Arc<Probe>, access_log: &AccessLog) {
-    let credentials = Arc::clone(&shared.credentials);
-    metrics.watch_certificates(move || {
-        let credentials = credentials.load();
-        let roots = credentials.roots().iter().map(|root| Root {
-            subject: root.subject.clone(),
-            fingerprint: root.fingerprint.clone(),
-            expires: Some(root.not_after),
-        });
-        Certificates {
-            leaf_expires: credentials.has_certificate().then(|| credentials.expires()),
-            roots: roots.collect(),
-        }
-    });
-    metrics.watch_drain(shared.drain.clone());
-    metrics.watch_probe(Arc::clone(probe));
-    metrics.watch_access_log(access_log.lines());
-    let (runtimes, control) = (Arc::clone(&shared.runtimes), Handle::current().metrics());
-    metrics.watch_tasks(move || {
-        let workers = runtimes.tasks().into_iter().map(|(worker, tasks)| (format!("worker-{worker}"), tasks));
-        workers.chain([("control".to_owned(), control.num_alive_tasks())]).collect()
-    });
 }

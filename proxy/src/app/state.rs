@@ -222,7 +222,7 @@ fn connections(shared: &Shared) -> Value {
             "cluster": line.peer.cluster.as_deref(),
             "address": line.peer.addr.to_string(),
             "sni": line.peer.sni.as_ref().map(|name| name.as_str().to_owned()),
-            "protocol": line.protocol.as_str(),
+            "protocol": line.protocol().map(crate::record::Protocol::as_str),
             "since": timestamp(line.since),
             "requests": line.requests(),
         })

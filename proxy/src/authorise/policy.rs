@@ -8,8 +8,10 @@
 //! a client: a deny rule about paths refuses opaque connections to its services, and an allow rule about paths admits none.
 //! Among rules that agree, the one named is the first in their fixed order (see `compile`).
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::Target;
 use crate::identity::Identity;
@@ -34,6 +36,26 @@ pub struct Client {
     pub identity: Identity,
     /// Where it connects from.
     pub network: IpAddr,
+}
+
+/// A client that asks many times: what the rules' client patterns say of it is found once for each policy.
+#[derive(Debug)]
+pub struct Caller {
+    client: Client,
+    /// The number of a policy, and which of its client patterns hold.
+    known: RefCell<Option<(u64, Few)>>,
+}
+
+impl Caller {
+    /// A client that has not asked yet.
+    pub fn new(client: Client) -> Self {
+        Self { client, known: RefCell::default() }
+    }
+
+    /// Who it is.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
 }
 
 /// What is known of one request.
@@ -68,6 +90,8 @@ pub struct Admission {
 /// The compiled policy: immutable, replaced whole.
 #[derive(Debug)]
 pub struct Policy {
+    /// Another one for each policy of this process.
+    number: u64,
     pub(super) mode: Mode,
     pub(super) default: DefaultAction,
     pub(super) exported_only: bool,
@@ -102,6 +126,7 @@ impl Policy {
             rules.iter().find(|rule| &*rule.name == name).map(|rule| Arc::clone(&rule.grant.cell))
         };
         Ok(Self {
+            number: number(),
             mode: settings.mode,
             default: settings.default,
             exported_only: settings.exported_only,
@@ -116,6 +141,7 @@ impl Policy {
     pub fn serve(settings: &Settings, served: &Served, replaced: Option<&Self>) -> Self {
         let (compiled, routes) = serve(served);
         Self {
+            number: number(),
             mode: if served.audit { Mode::Audit } else { settings.mode },
             default: DefaultAction::Deny,
             exported_only: settings.exported_only,
@@ -141,6 +167,24 @@ impl Policy {
         facts: &RequestFacts<'_>,
     ) -> Result<Admission, Denied> {
         let outcome = self.decide(View::Whole, &Asked::new(client, Some(facts)), &target, exported);
+        self.admit(outcome, target)
+    }
+
+    /// The same for a client that asks often.
+    pub fn request_of(
+        &self,
+        caller: &Caller,
+        target: Target,
+        exported: bool,
+        facts: &RequestFacts<'_>,
+    ) -> Result<Admission, Denied> {
+        let mut known = caller.known.borrow_mut();
+        if known.as_ref().is_none_or(|(number, _)| *number != self.number) {
+            *known = Some((self.number, self.compiled.clients.find(&caller.client.identity)));
+        }
+        let (_, clients) = known.as_ref().expect("it was found just now, if not before");
+        let outcome =
+            self.decide_known(View::Whole, &Asked::new(&caller.client, Some(facts)), clients, &target, exported);
         self.admit(outcome, target)
     }
 
@@ -178,13 +222,25 @@ impl Policy {
     }
 
     fn decide(&self, view: View, asked: &Asked<'_>, target: &Target, exported: bool) -> Outcome<'_> {
+        self.decide_known(view, asked, &self.compiled.clients.find(&asked.client.identity), target, exported)
+    }
+
+    /// Decides where the client patterns that hold are known.
+    fn decide_known(
+        &self,
+        view: View,
+        asked: &Asked<'_>,
+        clients: &Few,
+        target: &Target,
+        exported: bool,
+    ) -> Outcome<'_> {
         if self.exported_only && !exported {
             return Outcome::refused(Reason::NotExported, None);
         }
         if let Some(routes) = &self.routes {
-            return Outcome { result: self.by_route(routes, view, asked, target).map(Some), audited: None };
+            return Outcome { result: self.by_route(routes, view, asked, clients, target).map(Some), audited: None };
         }
-        let found = self.search(view, asked, target);
+        let found = self.search(view, asked, clients, target);
         let audited = found.audited.map(|(number, doubt)| self.refusal(number, doubt));
         let result = match (found.decided, found.doubted) {
             (Some((number, doubt)), _) => match &self.compiled.rules[number as usize] {
@@ -210,8 +266,14 @@ impl Policy {
     }
 
     /// Every route that may be taken must let the client through.
-    fn by_route(&self, routes: &Routes, view: View, asked: &Asked<'_>, target: &Target) -> Result<&Rule, Denied> {
-        let clients: Few = self.compiled.clients.find(&asked.client.identity);
+    fn by_route(
+        &self,
+        routes: &Routes,
+        view: View,
+        asked: &Asked<'_>,
+        clients: &Few,
+        target: &Target,
+    ) -> Result<&Rule, Denied> {
         let through = |route: u32| {
             let numbers = clients.iter().flat_map(|client| self.compiled.pairs.get(route, client)).copied();
             let mut numbers: Vec<u32> = numbers.collect();
@@ -246,10 +308,9 @@ impl Policy {
 
     /// Asks the rules that name both the client and the service. Rules are numbered in their fixed order, so the
     /// one that decides is the smallest number, whatever the order in which they are found.
-    fn search(&self, view: View, asked: &Asked<'_>, target: &Target) -> Found {
+    fn search(&self, view: View, asked: &Asked<'_>, clients: &Few, target: &Target) -> Found {
         let mut found = Found::default();
         let services = self.compiled.services.find(target);
-        let clients: Few = self.compiled.clients.find(&asked.client.identity);
         for service in services.iter() {
             for client in clients.iter() {
                 for number in self.compiled.pairs.get(service, client) {
@@ -263,6 +324,12 @@ impl Policy {
         }
         found
     }
+}
+
+/// Another number at each call.
+fn number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What the rules said.

@@ -27,9 +27,7 @@ impl Config {
                 return wrong(key, "missing; name a PEM file (`isthmus certs` makes them, `isthmus demo` needs none)");
             }
         }
-        if file.accept.max_connections == 0 {
-            return wrong("accept.max_connections", "0 would accept nobody; the default is 20000");
-        }
+        self.check_limits()?;
         if !(0.0..=1.0).contains(&file.telemetry.access_log_sample) {
             return wrong("telemetry.access_log_sample", "a share is a number from 0.0 to 1.0");
         }
@@ -58,12 +56,6 @@ impl Config {
         }
         if !(0.0..=1.0).contains(&file.http.retry_budget) {
             return wrong("http.retry_budget", "a share is a number from 0.0 to 1.0");
-        }
-        if file.http.max_streams == 0 {
-            return wrong("http.max_streams", "0 would refuse every HTTP/2 request; the default is 1024");
-        }
-        if file.http.max_header_bytes.0 < 1024 {
-            return wrong("http.max_header_bytes", "below 1KiB no real request fits; the default is 16KiB");
         }
         if file.drain.deadline < file.drain.announce {
             return wrong(

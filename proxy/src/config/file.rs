@@ -92,8 +92,20 @@ section! {
         backlog: u16 = 1024,
         /// The most connections open at once. Further ones wait in the kernel's queue.
         max_connections: usize = 20_000,
-        /// The most connections of one identity, so that one client cannot take all places; 0 is no limit.
+        /// The most connections of one identity, so that one client cannot take all places; 0 is no limit. Counted from the
+        /// end of the handshake, before anything is read: connections that say nothing count too. Off, since a remote proxy
+        /// carries everything on few connections, while a client without one may need hundreds.
         max_connections_per_identity: usize = 0,
+        /// The most connections of one source network, whoever they are; 0 is no limit. Off, since behind a load balancer that
+        /// translates addresses all clients come from one network. Set it where clients' own addresses arrive.
+        max_connections_per_network: usize = 0,
+        /// The most connections of one source network whose peers have not yet said who they are; 0 is no limit. 4096 is
+        /// more than a gateway can shake hands with before their peers give up, even when all come by one address.
+        max_unidentified_per_network: usize = 4096,
+        /// The bits of an IPv4 address that tell source networks apart. 24 is the smallest that is routed on its own.
+        network_prefix_v4: u8 = 24,
+        /// The bits of an IPv6 address that tell source networks apart. Sites get 56 or 48; single addresses cost nothing.
+        network_prefix_v6: u8 = 56,
         /// Sends small writes at once.
         nodelay: bool = true,
         /// Idle time before the kernel asks whether a peer lives; 0 is off. Shorter than the 350 s after which
@@ -154,11 +166,15 @@ section! {
         /// Names besides those in the certificate that count as the gateway's own. Needed when the certificate
         /// carries a SPIFFE id only.
         server_names: Vec<DnsName> = Vec::new(),
-        /// From the first byte to the end of the handshake. Sources give up after 1 s; 10 s is for slow links.
+        /// From the connection to the end of the handshake. Sources give up after 1 s; 10 s is for slow links.
         handshake_timeout: Time = secs(10),
         /// Handshakes under way at once, per worker; further ones wait their turn. Each holds about 20 KiB, so that this
         /// many hold some 40 MiB, and a worker completes about as many in a second.
         max_handshakes: usize = 2048,
+        /// How many of these may be of one source network (`accept.network_prefix_v4`, `_v6`), so that silent peers from
+        /// somewhere do not hold up all others; 0 is no share. Further ones wait their turn. At a round trip of 100 ms 512 at
+        /// once are five times what a processor can compute, so honest peers behind one address notice nothing.
+        max_handshakes_per_network: usize = 512,
         /// The largest ClientHello. Today's are 1.5 KiB; large sets of key shares and names stay below 16 KiB.
         max_hello_bytes: Size = Size(16 * 1024),
         /// How long a peer may stay after its certificate expired while it was connected.
@@ -607,8 +623,29 @@ section! {
 section! {
     /// HTTP towards clients.
     Http {
-        /// How long a request's head may take from its first byte.
+        /// How long a request's head may take from its first byte, trailers and HTTP/2's header blocks likewise.
         header_timeout: Time = secs(10),
+        /// The most requests under way at once, per worker; further ones get 503. What each may hold is what bounds the memory of
+        /// HTTP (`isthmus config bound`), and a worker that has this many is late for all of them.
+        max_requests: usize = 16_384,
+        /// Bytes a second that a request's body must bring while the gateway waits for it; 0 is off. Measured over each
+        /// `http.body_window` of waiting, so slow backends and bandwidth limits do not count. 100 bytes a second is below any
+        /// link that works. Not asked of gRPC and Connect, whose streams may be silent for as long as they like.
+        min_body_rate: Size = Size(100),
+        /// The waiting after which a body that brought too little is given up with 408. Pauses of a client that computes what
+        /// it sends must fit in.
+        body_window: Time = secs(30),
+        /// HTTP/2: how long bytes of a response may wait for a client that takes none of that stream, which then is reset
+        /// alone; 0 is for ever. Time in which the backend is silent does not count. Consumers of gRPC streams that pause
+        /// longer than this with their window full need more. (A client that reads nothing at all is `accept.user_timeout`'s.)
+        stall_timeout: Time = secs(300),
+        /// HTTP/2: streams that a client may reset in a second (rapid reset, CVE-2023-44487); 0 is no limit. Beyond it the client
+        /// is read more slowly and loses nothing. A proxy whose clients all give up at once resets as many as it sends.
+        max_resets: u32 = 1000,
+        /// HTTP/2: control frames (SETTINGS, PING, PRIORITY, WINDOW_UPDATE, CONTINUATION, empty DATA) that a client may send in a
+        /// second; 0 is no limit. Beyond it the client is read more slowly. Frames that answer what the gateway sent do not
+        /// count: two for each write and one for each KiB.
+        max_control_frames: u32 = 1000,
         /// How long a connection without a request is kept.
         idle_timeout: Time = secs(600),
         /// When a connection is asked to end, so that its client spreads over new replicas; 0 is never.
@@ -617,7 +654,7 @@ section! {
         request_timeout: Time = millis(0),
         /// The largest request head. Linkerd's own limit.
         max_header_bytes: Size = Size(16 * 1024),
-        /// The most header fields of a request.
+        /// The most header fields of a request, over HTTP/2 too, where each crumb of a cookie is one.
         max_headers: usize = 100,
         /// HTTP/2: streams of one connection. A remote proxy carries a whole application on one.
         max_streams: u32 = 1024,
@@ -628,9 +665,10 @@ section! {
         /// HTTP/2: response bytes buffered per stream. What a client that does not read can make the gateway hold is this
         /// times `max_streams`.
         max_send_buffer: Size = Size(64 * 1024),
-        /// HTTP/2: reset streams that may wait to be noticed (rapid reset, CVE-2023-44487).
+        /// HTTP/2: streams that may be reset before they were begun; one more ends the connection.
         max_pending_resets: usize = 20,
-        /// HTTP/2: streams that may be reset for the client's own errors (CVE-2025-8671).
+        /// HTTP/2: streams that may be reset for the client's own errors (CVE-2025-8671), in the life of a connection; one more
+        /// ends it.
         max_local_resets: usize = 1024,
         /// HTTP/2: how often a client is asked whether it lives; 0 is off.
         keepalive_interval: Time = secs(10),
@@ -778,6 +816,11 @@ section! {
         max_services: usize = 1000,
         /// Clients that metrics tell apart; further ones share the label `other`.
         max_clients: usize = 1000,
+        /// Shows what is counted once more in the families of Linkerd's proxies (`request_total`, `response_total`,
+        /// `response_latency_ms`, `tcp_open_total` and others), so that dashboards for a Linkerd gateway go on working. On,
+        /// since a request costs nothing for it: the sums are made when somebody looks. Turn it off where nobody reads
+        /// them, and a service costs some 25 series less in the store behind.
+        linkerd_metrics: bool = true,
     }
 }
 

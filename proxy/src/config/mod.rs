@@ -6,11 +6,13 @@
 //!
 //! Configuration stands above the stages: it knows their settings, and no stage knows it.
 
+pub mod bound;
 mod check;
 mod control;
 pub mod file;
 mod identify;
 mod kubernetes;
+mod limits;
 pub mod linkerd;
 pub mod reference;
 pub mod scalar;
@@ -150,6 +152,17 @@ impl Config {
             user_timeout: on(accept.user_timeout),
             proxy_networks: accept.proxy_networks.clone(),
             proxy_timeout: accept.proxy_timeout.0,
+        }
+    }
+
+    /// `accept`, the shares of source networks.
+    pub fn networks(&self) -> gateway::networks::Settings {
+        let accept = &self.file.accept;
+        gateway::networks::Settings {
+            prefix_v4: accept.network_prefix_v4,
+            prefix_v6: accept.network_prefix_v6,
+            max_connections: accept.max_connections_per_network,
+            max_unidentified: accept.max_unidentified_per_network,
         }
     }
 
@@ -346,6 +359,12 @@ impl Config {
         let http = &self.file.http;
         gateway::http::Settings {
             header_timeout: http.header_timeout.0,
+            max_requests: http.max_requests,
+            min_body_rate: http.min_body_rate.0,
+            body_window: http.body_window.0,
+            stall_timeout: on(http.stall_timeout),
+            max_resets: http.max_resets,
+            max_control_frames: http.max_control_frames,
             idle_timeout: http.idle_timeout.0,
             max_age: on(http.max_age),
             request_timeout: on(http.request_timeout),
@@ -430,6 +449,7 @@ impl Config {
         metrics::Settings {
             max_services: telemetry.max_services,
             max_clients: telemetry.max_clients,
+            linkerd: telemetry.linkerd_metrics,
             ..metrics::Settings::default()
         }
     }
