@@ -110,6 +110,12 @@ enum View {
     Early,
 }
 
+/// A number that no policy of this process has had.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Policy {
     /// Compiles the operator's words. `own` is the gateway's identity, whose trust domain a `*` at the end of a client
     /// pattern stands for where no trust domain is listed. The counts of limits go on from the policy that is `replaced`.
@@ -126,7 +132,7 @@ impl Policy {
             rules.iter().find(|rule| &*rule.name == name).map(|rule| Arc::clone(&rule.grant.cell))
         };
         Ok(Self {
-            number: number(),
+            number: next_number(),
             mode: settings.mode,
             default: settings.default,
             exported_only: settings.exported_only,
@@ -141,7 +147,7 @@ impl Policy {
     pub fn serve(settings: &Settings, served: &Served, replaced: Option<&Self>) -> Self {
         let (compiled, routes) = serve(served);
         Self {
-            number: number(),
+            number: next_number(),
             mode: if served.audit { Mode::Audit } else { settings.mode },
             default: DefaultAction::Deny,
             exported_only: settings.exported_only,
@@ -238,7 +244,7 @@ impl Policy {
             return Outcome::refused(Reason::NotExported, None);
         }
         if let Some(routes) = &self.routes {
-            return Outcome { result: self.by_route(routes, view, asked, clients, target).map(Some), audited: None };
+            return Outcome { result: self.by_route(routes, view, asked, target).map(Some), audited: None };
         }
         let found = self.search(view, asked, clients, target);
         let audited = found.audited.map(|(number, doubt)| self.refusal(number, doubt));
@@ -266,14 +272,8 @@ impl Policy {
     }
 
     /// Every route that may be taken must let the client through.
-    fn by_route(
-        &self,
-        routes: &Routes,
-        view: View,
-        asked: &Asked<'_>,
-        clients: &Few,
-        target: &Target,
-    ) -> Result<&Rule, Denied> {
+    fn by_route(&self, routes: &Routes, view: View, asked: &Asked<'_>, target: &Target) -> Result<&Rule, Denied> {
+        let clients: Few = self.compiled.clients.find(&asked.client.identity);
         let through = |route: u32| {
             let numbers = clients.iter().flat_map(|client| self.compiled.pairs.get(route, client)).copied();
             let mut numbers: Vec<u32> = numbers.collect();
@@ -324,12 +324,6 @@ impl Policy {
         }
         found
     }
-}
-
-/// Another number at each call.
-fn number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What the rules said.

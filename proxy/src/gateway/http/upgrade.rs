@@ -61,7 +61,7 @@ pub(super) async fn proceed(
 ) -> Result<Response<Body>, Refused> {
     let client = hyper::upgrade::on(Request::from_parts(parts.clone(), body));
     let (to, over_h2) = match ask.leaves.clone() {
-        Some(Leaves::Connect) if session.framing.is_some() && matches!(session.naming, Naming::Header(_)) => {
+        Some(Leaves::Connect) if session.framing().is_some() && matches!(session.naming, Naming::Header(_)) => {
             (To::Connect, false)
         }
         None | Some(Leaves::Connect) => return connect(session, routed, client, held, exchange).await,
