@@ -25,6 +25,7 @@ pub struct Setup {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     services: Vec<String>,
     dns: String,
+    sources: Vec<String>,
     kubernetes: Option<String>,
     bundle: String,
     gateway: Pair,
@@ -45,6 +46,7 @@ impl Setup {
             sections: BTreeMap::new(),
             services: Vec::new(),
             dns: "{ enabled: false }".to_owned(),
+            sources: Vec::new(),
             kubernetes: None,
             bundle: pki.anchor.cert_pem(),
             gateway: pki.gateway.clone(),
@@ -75,6 +77,12 @@ impl Setup {
     /// Takes a key out again.
     pub fn unset(mut self, section: &str, key: &str) -> Self {
         self.sections.entry(section.to_owned()).or_default().remove(key);
+        self
+    }
+
+    /// A source besides the table: a line below `sources`.
+    pub fn source(mut self, line: impl Into<String>) -> Self {
+        self.sources.push(line.into());
         self
     }
 
@@ -142,6 +150,9 @@ impl Setup {
         let _ = writeln!(text, "sources:\n  dns: {}", self.dns);
         for (key, value) in self.sections.get("sources").into_iter().flatten() {
             let _ = writeln!(text, "  {key}: {value}");
+        }
+        for line in &self.sources {
+            let _ = writeln!(text, "  {line}");
         }
         if let Some(kubernetes) = &self.kubernetes {
             let _ = writeln!(text, "  kubernetes: {kubernetes}");

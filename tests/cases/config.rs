@@ -33,6 +33,27 @@ fn wrong() -> Vec<(String, &'static str)> {
         (with("http:\n  max_streams: 0\n"), "x.yaml:3:16: http.max_streams: 0 would refuse every HTTP/2 request"),
         (with("http:\n  max_header_bytes: 100\n"), "x.yaml:3:21: http.max_header_bytes: below 1KiB"),
         (with("http:\n  retry_budget: 1.5\n"), "x.yaml:3:17: http.retry_budget: a share is a number from 0.0 to 1.0"),
+        (
+            with("sources:\n  linkerd:\n    enabled: true\n    destination_identity: null\n"),
+            "x.yaml:5:27: sources.linkerd.destination_identity: missing; linkerd-dst-headless.linkerd.svc.cluster.local:8086 \
+             is not this host, and only this host is spoken to in plaintext",
+        ),
+        (
+            with("sources:\n  linkerd:\n    enabled: true\n    policy_identity: null\n"),
+            "x.yaml:5:22: sources.linkerd.policy_identity: missing; linkerd-policy.linkerd",
+        ),
+        (
+            with("sources:\n  linkerd: { enabled: true, max_branches: 0 }\n"),
+            "x.yaml:3:43: sources.linkerd.max_branches: 0 would leave nothing",
+        ),
+        (
+            with("sources:\n  linkerd: { enabled: true, negative_ttl: 0 }\n"),
+            "x.yaml:3:43: sources.linkerd.negative_ttl: 0 would ask without end",
+        ),
+        (
+            with("sources:\n  linkerd:\n    destination: linkerd\n"),
+            "x.yaml:4:18: sources.linkerd.destination: `linkerd` is no host and port: a port is a number",
+        ),
         (with("balance: { queue: 5, max_ejected: -1 }\n"), "x.yaml:2:35: balance.max_ejected: a share is a number"),
         (
             with("telemetry:\n  log: info\n  # a comment: with access_log_sample: in it\n  access_log_sample: 2\n"),

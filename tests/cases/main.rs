@@ -17,6 +17,8 @@ mod http;
 mod kubernetes;
 #[path = "../linkerd/control.rs"]
 mod linkerd_control;
+#[path = "../linkerd/destination.rs"]
+mod linkerd_destination;
 #[path = "../linkerd/identity.rs"]
 mod linkerd_identity;
 #[path = "../linkerd/policy.rs"]

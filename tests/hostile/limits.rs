@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use isthmus::tls::{ALPN_H2, ALPN_HTTP11, ALPN_TRANSPORT_HEADER};
 use isthmus::wire::proxy_header::{self, ProxyHeader};
-use isthmus_tests::peer::listen;
+use isthmus_tests::peer::{header, listen};
 use isthmus_tests::pki::GATEWAY;
 use isthmus_tests::wire::Http1;
 use isthmus_tests::world::Setup;
@@ -111,7 +111,7 @@ async fn idle_and_old_connections_end() {
     }
     // Who has not even begun is detect's: an HTTP/2 preface that never comes, a transport header that never ends.
     let mut stream = connect(&world, &[ALPN_TRANSPORT_HEADER]).await;
-    stream.write_all(b"\0\0").await.unwrap();
+    stream.write_all(&header("web", 80, None)[..5]).await.unwrap();
     assert_eq!(ended(&mut stream).await, b"");
     world.refused("detect.timeout").await;
 }

@@ -108,7 +108,7 @@ async fn no_header_makes_one_somebody_else() {
         ("x-forwarded-host", "spoofed.example"),
         ("client-cert", ":c3Bvb2ZlZA==:"),
         ("isthmus-client-assertion", "e30.e30.spoofed"),
-        ("forwarded", "for=203.0.113.66;by=spoofed;host=spoofed"),
+        ("forwarded", "for=203.0.113.66;by=hop;host=spoofed"),
     ];
     let host = service("web");
     let mut request = format!("GET /one HTTP/1.1\r\nhost: {host}\r\n");

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -11,8 +11,12 @@ use isthmus_tests::peer::Peer;
 use isthmus_tests::world::World;
 use tokio::time::Instant;
 
-/// For how long they ask, in quiet and under attack. The attack lasts longer where its own first round does.
+/// For how long they ask, in quiet and under attack. The attack lasts longer where its own first round does, or where they
+/// have not asked so often yet.
 const ASKED_FOR: Duration = Duration::from_millis(700);
+const LEAST_ASKED: usize = 20;
+/// Who cannot ask so often in this time is held up.
+const AT_MOST: Duration = Duration::from_secs(10);
 
 /// How many times slower their slowest hundredth may be, and what never counts as slow. Both are generous: the machine may be
 /// small and busy, and what they are to show is whether an attacker can hold others up, which takes seconds.
@@ -51,7 +55,7 @@ impl fmt::Display for Seen {
 }
 
 /// Asks until told to stop: on one HTTP/2 connection, on one of HTTP/1, and on a new connection each time.
-async fn ask(shop: Peer, stop: Arc<AtomicBool>) -> Seen {
+async fn ask(shop: Peer, stop: Arc<AtomicBool>, asked: Arc<AtomicUsize>) -> Seen {
     let mut seen = Seen::default();
     let h2 = shop.h2().await;
     let mut h1 = shop.h1().await;
@@ -68,6 +72,7 @@ async fn ask(shop: Peer, stop: Arc<AtomicBool>) -> Seen {
                 _ => shop.h1().await.get("web", "/").await.status(),
             };
             seen.asked += 1;
+            asked.store(seen.asked, Ordering::Relaxed);
             seen.took.push(began.elapsed());
             if status != 200 {
                 seen.failed.push(format!("{way}: {status}"));
@@ -80,14 +85,14 @@ async fn ask(shop: Peer, stop: Arc<AtomicBool>) -> Seen {
 }
 
 /// Asks on a thread of their own for as long as `meanwhile` lasts, which nothing that they do slows down.
-async fn while_it_lasts(world: &World, meanwhile: impl Future<Output = ()>) -> Seen {
-    let stop = Arc::new(AtomicBool::new(false));
-    let (shop, stopped) = (world.shop(), Arc::clone(&stop));
+async fn while_it_lasts(world: &World, meanwhile: impl AsyncFnOnce(Arc<AtomicUsize>)) -> Seen {
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (shop, stopped, counted) = (world.shop(), Arc::clone(&stop), Arc::clone(&asked));
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(ask(shop, stopped))
+        runtime.block_on(ask(shop, stopped, counted))
     });
-    meanwhile.await;
+    meanwhile(asked).await;
     stop.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || thread.join()).await.unwrap().expect("a request of the other clients hung")
 }
@@ -99,16 +104,26 @@ where
     Fut: Future<Output = ()>,
 {
     for attempt in 1..=ATTEMPTS {
-        let quiet = while_it_lasts(world, tokio::time::sleep(ASKED_FOR)).await;
+        let enough = |asked: &AtomicUsize, began: Instant| {
+            let passed = began.elapsed();
+            passed >= ASKED_FOR && (asked.load(Ordering::Relaxed) >= LEAST_ASKED || passed >= AT_MOST)
+        };
+        let began = Instant::now();
+        let quiet = while_it_lasts(world, async |asked| {
+            while !enough(&asked, began) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
         let began = Instant::now();
         let rounds = std::cell::Cell::new(0);
-        let again = || async {
-            while rounds.get() < attackers || began.elapsed() < ASKED_FOR {
-                attack().await;
-                rounds.set(rounds.get() + 1);
-            }
-        };
-        let attacked = while_it_lasts(world, async {
+        let attacked = while_it_lasts(world, async |asked| {
+            let again = || async {
+                while rounds.get() < attackers || !enough(&asked, began) {
+                    attack().await;
+                    rounds.set(rounds.get() + 1);
+                }
+            };
             let mut at_once = Vec::new();
             at_once.resize_with(attackers, &again);
             join_all(at_once).await;
@@ -117,7 +132,7 @@ where
         let ratio = attacked.p99().as_secs_f64() / quiet.p99().as_secs_f64().max(1e-6);
         println!("{name}: quiet {quiet}; under attack ({} rounds) {attacked}; {ratio:.1} times", rounds.get());
         assert!(quiet.failed.is_empty() && attacked.failed.is_empty(), "{name}: {:?}", attacked.failed);
-        assert!(quiet.asked > 10 && attacked.asked > 10, "{name}: too few to tell");
+        assert!(quiet.asked >= LEAST_ASKED && attacked.asked >= LEAST_ASKED, "{name}: too few to tell");
         if attacked.p99() <= (quiet.p99() * SLOWER).max(NEVER_SLOW) {
             return;
         }

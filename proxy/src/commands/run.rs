@@ -150,6 +150,8 @@ fn configured(args: &Args) -> anyhow::Result<Config> {
     }
     if !args.pod_ips.is_empty() {
         linkerd.own_addresses.clone_from(&args.pod_ips);
+    } else if let Some(ip) = args.pod_ip {
+        linkerd.own_addresses.push(ip);
     }
     Ok(config)
 }

@@ -45,6 +45,8 @@ const LOG_BYTES: u64 = 8 << 20;
 const SIDE_BYTES: u64 = 256 << 10;
 /// Connections of the admin port served at once.
 const ADMIN_CONNECTIONS: u64 = 100;
+/// What is kept of a client or service that has a limit, in bytes.
+const TRACKED_BYTES: u64 = 512;
 /// A call that was observed, in bytes.
 const OBSERVED_BYTES: u64 = 1 << 10;
 
@@ -126,8 +128,13 @@ impl Config {
             term(
                 "requests",
                 requests,
-                REQUEST_BYTES + HEAD_FACTOR * head + file.http.max_send_buffer.0 + response + ENDPOINT_SEND_BYTES,
-                "workers × http.max_requests × (280 KiB + 4 × http.max_header_bytes + http.max_send_buffer + max(128 KiB, connect.stream_window))",
+                REQUEST_BYTES
+                    + HEAD_FACTOR * head
+                    + file.http.max_send_buffer.0
+                    + response
+                    + file.http.max_retry_body.0
+                    + ENDPOINT_SEND_BYTES,
+                "workers × http.max_requests × (280 KiB + 4 × http.max_header_bytes + http.max_send_buffer + http.max_retry_body + max(128 KiB, connect.stream_window))",
             ),
             term(
                 "request bodies not yet read",
@@ -148,7 +155,18 @@ impl Config {
                 "(1 + workers) × 4 × 20 000 × 200 B",
             ),
             term("the access log", 1, LOG_BYTES, "8 MiB"),
-            term("observed calls", number(file.authorise.observed), OBSERVED_BYTES, "authorise.observed × 1 KiB"),
+            term(
+                "limits of clients and services",
+                file.authorise.limits_tracked.into(),
+                TRACKED_BYTES,
+                "authorise.limits_tracked × 512 B",
+            ),
+            term(
+                "observed calls",
+                workers.saturating_mul(number(file.authorise.observed)),
+                OBSERVED_BYTES,
+                "workers × authorise.observed × 1 KiB",
+            ),
             term(
                 "probe and admin",
                 number(file.probe.max_connections).saturating_add(ADMIN_CONNECTIONS),

@@ -99,9 +99,10 @@ section! {
         /// The most connections of one source network, whoever they are; 0 is no limit. Off, since behind a load balancer that
         /// translates addresses all clients come from one network. Set it where clients' own addresses arrive.
         max_connections_per_network: usize = 0,
-        /// The most connections of one source network whose peers have not yet said who they are; 0 is no limit. 4096 is
-        /// more than a gateway can shake hands with before their peers give up, even when all come by one address.
-        max_unidentified_per_network: usize = 4096,
+        /// The most connections of one source network whose peers have not yet said who they are; 0 is no limit. With a round
+        /// trip of 100 ms 2048 at once are 20 000 handshakes a second, more than a machine computes: honest peers notice
+        /// nothing, even when all come by one address.
+        max_unidentified_per_network: usize = 2048,
         /// The bits of an IPv4 address that tell source networks apart. 24 is the smallest that is routed on its own.
         network_prefix_v4: u8 = 24,
         /// The bits of an IPv6 address that tell source networks apart. Sites get 56 or 48; single addresses cost nothing.

@@ -30,7 +30,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { prefix_v4: 24, prefix_v6: 56, max_connections: 0, max_unidentified: 4096 }
+        Self { prefix_v4: 24, prefix_v6: 56, max_connections: 0, max_unidentified: 2048 }
     }
 }
 

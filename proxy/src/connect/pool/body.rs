@@ -4,9 +4,10 @@
 //! Dropped before, the connection is closed or the stream reset: the endpoint need not send what nobody reads.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -20,6 +21,8 @@ use super::tunnel::Tunnel;
 #[derive(Debug)]
 pub struct Streamed<B: 'static> {
     source: Source,
+    /// What was looked at before anybody read.
+    first: Option<Result<Frame<Bytes>, BodyError>>,
     hold: Option<Hold<B>>,
 }
 
@@ -39,7 +42,7 @@ pub(super) enum Hold<B> {
 
 impl<B: 'static> Streamed<B> {
     pub(super) fn new(source: Source, hold: Hold<B>) -> Self {
-        let mut body = Self { source, hold: Some(hold) };
+        let mut body = Self { source, first: None, hold: Some(hold) };
         if body.is_end_stream() {
             body.ended();
         }
@@ -52,6 +55,19 @@ impl<B: 'static> Streamed<B> {
             Source::Tunnel(tunnel) => tunnel.take(),
             Source::Http1(_) | Source::Http2(_) => None,
         }
+    }
+
+    /// The trailers, where they are here already and nothing came before them: how a gRPC server ends a call that failed at
+    /// once. Waits for nothing, and takes nothing away.
+    pub fn early_trailers(&mut self) -> Option<&HeaderMap> {
+        if self.first.is_none() {
+            // Whoever reads next brings a waker of its own.
+            let mut cx = Context::from_waker(Waker::noop());
+            if let Poll::Ready(Some(frame)) = Pin::new(&mut *self).poll_frame(&mut cx) {
+                self.first = Some(frame);
+            }
+        }
+        self.first.as_ref()?.as_ref().ok()?.trailers_ref()
     }
 
     /// Lets go of what is held, as the body has come to its end. An upgraded connection is not the pool's any more; its
@@ -71,6 +87,9 @@ impl<B: 'static> Body for Streamed<B> {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
+        }
         let polled = match &mut self.source {
             Source::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
             Source::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http2),
@@ -91,18 +110,26 @@ impl<B: 'static> Body for Streamed<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Http1(body) => body.is_end_stream(),
-            Source::Http2(body) => body.is_end_stream(),
-            Source::Tunnel(_) => true,
-        }
+        self.first.is_none()
+            && match &self.source {
+                Source::Http1(body) => body.is_end_stream(),
+                Source::Http2(body) => body.is_end_stream(),
+                Source::Tunnel(_) => true,
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
+        let rest = match &self.source {
             Source::Http1(body) => body.size_hint(),
             Source::Http2(body) => body.size_hint(),
             Source::Tunnel(_) => SizeHint::with_exact(0),
+        };
+        let Some(data) = self.first.as_ref().and_then(|first| first.as_ref().ok()?.data_ref()) else { return rest };
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + data.len() as u64);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + data.len() as u64);
         }
+        hint
     }
 }

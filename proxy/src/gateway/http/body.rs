@@ -115,9 +115,8 @@ impl http_body::Body for Body {
                 let guard = self.guard.take();
                 if let Some(mut exchange) = self.exchange.take() {
                     // Where the client's own body failed, the endpoint was only told so.
-                    match (exchange.intake.failure.get(), guard) {
-                        (None, Some(guard)) => exchange.gateway().failed(&guard, Failure::Reset),
-                        (Some(_), _) | (None, None) => {}
+                    if let (None, Some(guard)) = (exchange.intake.failure.get(), guard) {
+                        exchange.gateway().failed(&guard, Failure::Reset);
                     }
                     exchange.broken();
                     if exchange.grpc {
@@ -219,15 +218,22 @@ impl Kept {
         if self.limit == 0 {
             return;
         }
-        self.bytes = self.bytes.saturating_add(data.len());
+        self.bytes = self.bytes.saturating_add(data.len().max(LEAST_KEPT_BYTES));
         self.lost |= self.bytes > self.limit;
         if self.lost {
             self.frames.clear();
         } else {
-            self.frames.push(data.clone());
+            // A small piece may be a part of a large buffer, which it would keep whole.
+            let own = data.len() < OWN_BYTES;
+            self.frames.push(if own { Bytes::copy_from_slice(data) } else { data.clone() });
         }
     }
 }
+
+/// What a kept piece counts as at least, in bytes: an empty one is held too.
+const LEAST_KEPT_BYTES: usize = 64;
+/// Smaller pieces are copied to be kept.
+const OWN_BYTES: usize = 4096;
 
 #[derive(Debug)]
 struct Shared {

@@ -216,7 +216,7 @@ async fn deliver(
             }
         });
         let error = match sent? {
-            Ok(response) => {
+            Ok(mut response) => {
                 if let Some(gate) = &gate {
                     gate.open();
                 }
@@ -226,7 +226,7 @@ async fn deliver(
                 } else {
                     pick.guard.succeeded();
                 }
-                match (plan.after(&response, &body, may_retry), copy) {
+                match (plan.after(&mut response, &body, may_retry), copy) {
                     (Verdict::Again(again), Some(headers)) => {
                         body = again;
                         head.headers = headers;

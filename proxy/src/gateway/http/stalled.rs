@@ -53,16 +53,14 @@ pub(super) fn is_ending() -> bool {
 /// Runs hyper's per-stream futures on the worker's own runtime, and watches them. A panic in one ends its stream alone.
 #[derive(Clone, Debug)]
 pub(super) struct OnWorker {
+    pub(super) observer: Rc<dyn Observer>,
     /// How long a response may wait for its client; None: for ever.
     pub(super) stall_timeout: Option<Duration>,
     /// Told of panics.
     pub(super) observer: Rc<dyn Observer>,
 }
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker
-where
-    F::Output: 'static,
-{
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
     fn execute(&self, future: F) {
         match self.stall_timeout {
             None => beside(&self.observer, future),
