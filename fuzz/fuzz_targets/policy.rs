@@ -29,7 +29,7 @@ fuzz_target!(|text: &str| {
             assert_eq!(policy.explain(&client, &target, true, None).admitted, asked.is_ok());
             for path in ["/", "/v1/x", "/public/../admin"] {
                 let facts =
-                    RequestFacts { method: &Method::GET, path, headers: &headers, host: Some("pay.ns"), grpc: false };
+                    RequestFacts { method: &Method::GET, path, query: None, headers: &headers, host: Some("pay.ns"), grpc: false };
                 let asked = policy.request(&client, target.clone(), true, &facts);
                 assert_eq!(policy.explain(&client, &target, true, Some(&facts)).admitted, asked.is_ok());
             }

@@ -291,7 +291,7 @@ fn the_examples_of_the_documentation_are_configurations() {
     let text = include_str!("../../docs/identity.md");
     let examples: Vec<&str> =
         text.split("```yaml config\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 5);
+    assert_eq!(examples.len(), 7);
     for example in examples {
         Config::parse(Path::new("docs/identity.md"), example).unwrap_or_else(|error| panic!("{error}\n{example}"));
     }

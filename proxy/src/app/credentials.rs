@@ -4,8 +4,11 @@
 //! **Refuses** files that are no good: at the start there is nothing yet to go on serving with. A certificate that somebody
 //! else is to give is no condition for the start; the gateway is not ready until it has one.
 
+use std::sync::Arc;
+
 use crate::config::Config;
 use crate::sources::files::{self, credentials::CredentialFiles};
+use crate::sources::policy::PolicyFiles;
 use crate::tls::Credentials;
 
 use super::App;
@@ -39,6 +42,19 @@ pub fn prepare(config: &Config) -> Result<(Credentials, Keeper), files::Wrong> {
 }
 
 impl App {
+    /// Keeps the credentials as fresh as the files that they were made of; `serving` is the digest of what serves now.
+    pub fn watch_credentials(&mut self, files: CredentialFiles, serving: Option<[u8; 32]>, settings: files::Settings) {
+        let live = Arc::clone(&self.credentials);
+        self.credential_files = Some(files::watch(files, live, serving, settings, self.reload.clone()));
+    }
+
+    /// Keeps the policy as fresh as the files that it was made of; `serving` is the digest of what serves now.
+    pub fn watch_policy(&mut self, files: PolicyFiles, serving: Option<[u8; 32]>, settings: files::Settings) {
+        let live = Arc::clone(&self.policy);
+        let files = PolicyFiles { serving: Some(Arc::clone(&live)), ..files };
+        self.policy_files = Some(files::watch(files, live, serving, settings, self.policy_reload.clone()));
+    }
+
     /// Keeps the credentials as fresh as where they come from.
     pub fn keep_credentials(&mut self, keeper: Keeper, config: &Config) -> anyhow::Result<()> {
         match keeper.0 {

@@ -15,6 +15,7 @@ mod kept;
 mod kubernetes;
 mod linkerd;
 mod overview;
+mod shown;
 mod state;
 mod traces;
 
@@ -22,7 +23,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use isthmus_probe::endpoint::{Endpoint as Probe, Page};
@@ -46,15 +47,14 @@ use crate::live::Live;
 use crate::record::{Event, Observer};
 use crate::route::Directory;
 use crate::sources;
-use crate::sources::files::{self, credentials::CredentialFiles};
-use crate::sources::policy::PolicyFiles;
+use crate::sources::files;
 use crate::telemetry::Fan;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::recent::Recent;
 use crate::telemetry::shard::Front;
-use crate::telemetry::watch::{AUTHORISE_RELOAD, Certificates, ReloadNames, Reloads, Root, TLS_RELOAD};
+use crate::telemetry::watch::{AUTHORISE_RELOAD, TLS_RELOAD};
 use crate::tls::Credentials;
 use crate::{admin, tls};
 
@@ -209,10 +209,10 @@ impl App {
         };
         let reload = files::Status::default();
         let recent = Recent::default();
-        show(&metrics, &shared, &probe, &access_log);
-        show_reloads(&metrics, TLS_RELOAD, reload.clone());
+        shown::process(&metrics, &shared, &probe, &access_log);
+        shown::reloads(&metrics, TLS_RELOAD, reload.clone());
         let policy_reload = files::Status::default();
-        show_reloads(&metrics, AUTHORISE_RELOAD, policy_reload.clone());
+        shown::reloads(&metrics, AUTHORISE_RELOAD, policy_reload.clone());
         if let Some(assertions) = &assertions {
             assertions::show(&metrics, assertions);
         }
@@ -319,19 +319,6 @@ impl App {
         }
         self.access_log.flush(LAST_WAIT);
         Drained { began_with, cut, took: started.elapsed() }
-    }
-
-    /// Keeps the credentials as fresh as the files that they were made of; `serving` is the digest of what serves now.
-    pub fn watch_credentials(&mut self, files: CredentialFiles, serving: Option<[u8; 32]>, settings: files::Settings) {
-        let live = Arc::clone(&self.credentials);
-        self.credential_files = Some(files::watch(files, live, serving, settings, self.reload.clone()));
-    }
-
-    /// Keeps the policy as fresh as the files that it was made of; `serving` is the digest of what serves now.
-    pub fn watch_policy(&mut self, files: PolicyFiles, serving: Option<[u8; 32]>, settings: files::Settings) {
-        let live = Arc::clone(&self.policy);
-        let files = PolicyFiles { serving: Some(Arc::clone(&live)), ..files };
-        self.policy_files = Some(files::watch(files, live, serving, settings, self.policy_reload.clone()));
     }
 
     /// Follows the policy of the control plane, where that is where the policy comes from; says whether it is.
@@ -453,40 +440,4 @@ fn admin_sources(
             }),
         },
     })
-}
-
-fn show_reloads(metrics: &Metrics, names: ReloadNames, status: files::Status) {
-    metrics.watch_reloads(names, move || {
-        let reload = status.read();
-        Reloads {
-            ok: reload.replaced,
-            failed: reload.refused,
-            failing: reload.problem.is_some(),
-            age: reload.age(SystemTime::now()),
-        }
-    });
-}
-
-fn show(metrics: &Arc<Metrics>, shared: &Shared, probe: &Arc<Probe>, access_log: &AccessLog) {
-    let credentials = Arc::clone(&shared.credentials);
-    metrics.watch_certificates(move || {
-        let credentials = credentials.load();
-        let roots = credentials.roots().iter().map(|root| Root {
-            subject: root.subject.clone(),
-            fingerprint: root.fingerprint.clone(),
-            expires: Some(root.not_after),
-        });
-        Certificates {
-            leaf_expires: credentials.has_certificate().then(|| credentials.expires()),
-            roots: roots.collect(),
-        }
-    });
-    metrics.watch_drain(shared.drain.clone());
-    metrics.watch_probe(Arc::clone(probe));
-    metrics.watch_access_log(access_log.lines());
-    let (runtimes, control) = (Arc::clone(&shared.runtimes), Handle::current().metrics());
-    metrics.watch_tasks(move || {
-        let workers = runtimes.tasks().into_iter().map(|(worker, tasks)| (format!("worker-{worker}"), tasks));
-        workers.chain([("control".to_owned(), control.num_alive_tasks())]).collect()
-    });
 }

@@ -244,7 +244,7 @@ impl Policy {
             return Outcome::refused(Reason::NotExported, None);
         }
         if let Some(routes) = &self.routes {
-            return Outcome { result: self.by_route(routes, view, asked, target).map(Some), audited: None };
+            return Outcome { result: self.by_route(routes, view, asked, clients, target).map(Some), audited: None };
         }
         let found = self.search(view, asked, clients, target);
         let audited = found.audited.map(|(number, doubt)| self.refusal(number, doubt));
@@ -272,8 +272,14 @@ impl Policy {
     }
 
     /// Every route that may be taken must let the client through.
-    fn by_route(&self, routes: &Routes, view: View, asked: &Asked<'_>, target: &Target) -> Result<&Rule, Denied> {
-        let clients: Few = self.compiled.clients.find(&asked.client.identity);
+    fn by_route(
+        &self,
+        routes: &Routes,
+        view: View,
+        asked: &Asked<'_>,
+        clients: &Few,
+        target: &Target,
+    ) -> Result<&Rule, Denied> {
         let through = |route: u32| {
             let numbers = clients.iter().flat_map(|client| self.compiled.pairs.get(route, client)).copied();
             let mut numbers: Vec<u32> = numbers.collect();
