@@ -57,3 +57,17 @@ pub fn until<F: FnMut() -> bool>(mut holds: F) -> impl Future<Output = ()> {
         assert!(tokio::time::timeout(PATIENCE, look).await.is_ok(), "never came: {place}");
     }
 }
+
+/// As [`until`], for what must be asked for.
+#[track_caller]
+pub fn until_async<F: AsyncFnMut() -> bool>(mut holds: F) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let look = async {
+            while !holds().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, look).await.is_ok(), "never came: {place}");
+    }
+}

@@ -45,6 +45,13 @@ impl Peer {
         Self { caller, addr, server: server.parse().unwrap() }
     }
 
+    /// A peer that asks for another name than the one that it expects to see.
+    pub fn expecting(bundle: &str, pair: Option<&Pair>, expected: &str, sni: &str, addr: SocketAddr) -> Self {
+        let pair = pair.map(|pair| (pair.chain.as_bytes(), pair.key.as_bytes()));
+        let caller = Caller::new(bundle.as_bytes(), pair, &Identity::parse(expected).unwrap()).unwrap();
+        Self { caller, addr, server: sni.parse().unwrap() }
+    }
+
     /// The same peer at another port.
     pub fn at(&self, addr: SocketAddr) -> Self {
         Self { addr, ..self.clone() }

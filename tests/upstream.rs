@@ -109,7 +109,7 @@ impl Upstream {
 ///
 /// `/echo` gives the body back as it comes, trailers included; `/status/N` answers so; `/trailers` has some; `/hang` never
 /// answers; `/slow` answers after 200 ms; `/endless` goes on for as long as somebody reads; `/ws` switches protocols and
-/// echoes; `/notes` has what a proxy must take off; `/head` announces a length.
+/// echoes; `/notes` has what a proxy must take off; `/grpc/N` ends so in its trailers; `/head` announces a length.
 pub async fn http() -> Upstream {
     http_at((Ipv4Addr::LOCALHOST, 0).into()).await
 }
@@ -177,6 +177,9 @@ pub(crate) async fn answer(upstream: Upstream, request: Request<Incoming>) -> Re
         *answer.status_mut() = status.parse().unwrap();
         return Ok(answer);
     }
+    if let Some(status) = path.strip_prefix("/grpc/") {
+        return Ok(grpc(status));
+    }
     Ok(match path.as_str() {
         "/echo" => echo(request),
         "/trailers" => trailers(),
@@ -230,6 +233,16 @@ fn trailers() -> Answer {
 
 /// One frame of `/endless`, in bytes.
 const PIECE_BYTES: usize = 16 * 1024;
+
+/// A gRPC answer without a message: a head, and then its status in trailers.
+fn grpc(status: &str) -> Answer {
+    let mut fields = HeaderMap::new();
+    fields.insert("grpc-status", HeaderValue::from_str(status).unwrap());
+    let frames = [Ok(Frame::trailers(fields))];
+    let mut answer = Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames))));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    answer
+}
 
 fn endless(produced: Arc<AtomicUsize>) -> Answer {
     let frames = futures_util::stream::repeat_with(move || {

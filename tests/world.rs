@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus::app::{Addrs, App, Drained, Sockets};
+use isthmus::app::{Addrs, App, Drained, Sockets, credentials};
 use isthmus::config::Config;
 use isthmus::tls::{Credentials, File, Pem};
 use serde_json::Value;
@@ -24,6 +24,8 @@ use crate::{PATIENCE, soon};
 pub struct Setup {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     services: Vec<String>,
+    dns: String,
+    sources: Vec<String>,
     kubernetes: Option<String>,
     bundle: String,
     gateway: Pair,
@@ -43,6 +45,8 @@ impl Setup {
         let setup = Self {
             sections: BTreeMap::new(),
             services: Vec::new(),
+            dns: "{ enabled: false }".to_owned(),
+            sources: Vec::new(),
             kubernetes: None,
             bundle: pki.anchor.cert_pem(),
             gateway: pki.gateway.clone(),
@@ -70,6 +74,18 @@ impl Setup {
         self
     }
 
+    /// Takes a key out again.
+    pub fn unset(mut self, section: &str, key: &str) -> Self {
+        self.sections.entry(section.to_owned()).or_default().remove(key);
+        self
+    }
+
+    /// A source besides the table: a line below `sources`.
+    pub fn source(mut self, line: impl Into<String>) -> Self {
+        self.sources.push(line.into());
+        self
+    }
+
     /// A service `NAME.ns.svc.cluster.local` and its endpoints.
     pub fn service(self, name: &str, port: u16, protocol: &str, endpoints: &[SocketAddr]) -> Self {
         self.service_with(name, port, protocol, endpoints, "")
@@ -85,6 +101,12 @@ impl Setup {
         self.services.push(format!(
             "{{ name: {name}, port: {port}, exported: true, protocol: {protocol}, endpoints: [{rows}]{more} }}"
         ));
+        self
+    }
+
+    /// Cluster DNS by a server that never answers: what is not in the table stays under discovery.
+    pub fn silent_dns(mut self, server: SocketAddr) -> Self {
+        self.dns = format!("{{ enabled: true, servers: ['{server}'], timeout: 60s }}");
         self
     }
 
@@ -119,13 +141,19 @@ impl Setup {
     /// The configuration as text.
     pub fn yaml(&self) -> String {
         let mut text = format!("workers: {}\n", self.workers);
-        for (section, keys) in &self.sections {
+        for (section, keys) in self.sections.iter().filter(|(section, _)| *section != "sources") {
             let _ = writeln!(text, "{section}:");
             for (key, value) in keys {
                 let _ = writeln!(text, "  {key}: {value}");
             }
         }
-        text.push_str("sources:\n  dns: { enabled: false }\n");
+        let _ = writeln!(text, "sources:\n  dns: {}", self.dns);
+        for (key, value) in self.sections.get("sources").into_iter().flatten() {
+            let _ = writeln!(text, "  {key}: {value}");
+        }
+        for line in &self.sources {
+            let _ = writeln!(text, "  {line}");
+        }
         if let Some(kubernetes) = &self.kubernetes {
             let _ = writeln!(text, "  kubernetes: {kubernetes}");
         }
@@ -139,7 +167,20 @@ impl Setup {
         text
     }
 
-    /// Starts the gateway.
+    /// Starts the gateway as `isthmus run` does, with credentials and policy from where the configuration says.
+    pub async fn launch(self) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::parse(&folder.path().join("isthmus.yaml"), &self.yaml()).unwrap();
+        let (credentials, keeper) = credentials::prepare(&config).unwrap();
+        let sockets = Sockets::bind(&config).unwrap();
+        let mut app = App::start(&config, credentials, sockets, None).await.unwrap();
+        app.keep_credentials(keeper, &config).unwrap();
+        app.follow_policy(&config).unwrap();
+        let log = folder.path().join("access.log");
+        World { addrs: app.addrs, app: Some(app), config, log, folder }
+    }
+
+    /// Starts the gateway with credentials from memory.
     pub async fn start(self) -> World {
         self.start_observed(Arc::new(|_, own| own)).await
     }
@@ -156,7 +197,8 @@ impl Setup {
         };
         let credentials = Credentials::from_pem(&pem, &config.credentials()).unwrap();
         let sockets = Sockets::bind(&config).unwrap();
-        let app = App::start_observed(&config, credentials, sockets, None, observe).await.unwrap();
+        let mut app = App::start_observed(&config, credentials, sockets, None, observe).await.unwrap();
+        app.follow_policy(&config).unwrap();
         let log = folder.path().join("access.log");
         World { addrs: app.addrs, app: Some(app), config, log, folder }
     }

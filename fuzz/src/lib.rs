@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use isthmus::config::Config;
 use isthmus::gateway::census::Census;
 use isthmus::gateway::in_memory::serve;
+use isthmus::gateway::networks::Networks;
 use isthmus::gateway::watchers::Watchers;
 use isthmus::gateway::{Shared, http::identify};
 use isthmus::identity::Identity;
@@ -118,8 +119,10 @@ fn shared(scene: &Scene) -> Shared {
         directory,
         loads: Arc::default(),
         census: Census::new(0),
+        networks: Networks::new(config.networks()),
         watchers: Watchers::new(config.file.authorise.observe, config.file.authorise.observed),
         max_handshakes: 1,
+        max_handshakes_per_network: 0,
         probe: Arc::new(Endpoint::new(Health::new(), config.probe())),
         probe_ports: Vec::new(),
         probe_authority: None,

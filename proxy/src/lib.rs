@@ -44,7 +44,7 @@
 //! | 1 | [`wire`] | bytes to values and back, without IO or clock |
 //! | 0 | [`addr`] [`endpoint`] [`identity`] | names, addresses, and who is who |
 //! | 0 | [`fault`] [`record`] | whose fault, and what happened |
-//! | 0 | [`backoff`] [`drain`] [`live`] [`rewind`] | waiting, ending, replacing, giving bytes back |
+//! | 0 | [`backoff`] [`drain`] [`live`] [`mix`] [`rewind`] | waiting, ending, replacing, hashing, giving bytes back |
 
 // Floor 0: plain words.
 pub mod addr;
@@ -54,6 +54,7 @@ pub mod endpoint;
 pub mod fault;
 pub mod identity;
 pub mod live;
+pub mod mix;
 pub mod record;
 pub mod rewind;
 

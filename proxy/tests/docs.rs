@@ -12,15 +12,18 @@ use isthmus::config::Config;
 use isthmus::identity::Identity;
 
 /// The pages, from the top of the repository.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/architecture.md",
     "docs/configuration.md",
+    "docs/linkerd.md",
     "docs/metrics.md",
     "docs/policy.md",
     "docs/refusals.md",
+    "docs/reliability.md",
+    "docs/threat-model.md",
 ];
 
 #[test]
@@ -39,6 +42,67 @@ fn every_configuration_that_is_shown_is_accepted() {
         }
     }
     assert!(read >= 7, "only {read} examples were found");
+}
+
+/// What the README says of one configuration's memory, and its formulas, are what the program computes.
+#[test]
+fn the_readmes_bound_is_the_programs() {
+    let page = page_text("README.md");
+    let small =
+        blocks(&page, "yaml config").into_iter().find(|(_, block)| block.contains("max_requests")).expect("one");
+    let bound = Config::parse(Path::new("README.md"), &small.1).expect("a configuration").bound(1);
+    assert!(bound.bytes < 1 << 30, "{} MiB", bound.bytes >> 20);
+    let plain = page.replace('`', "");
+    for term in bound.terms {
+        let row = format!("| {} | {} |", term.name, term.formula);
+        assert!(plain.contains(&row), "no such row in the README: {row}");
+    }
+}
+
+/// Each of the fifty traps has its row, in order, and each test that a row names exists. A dash stands for what is not done yet.
+#[test]
+fn every_trap_of_linkerd_has_its_row_and_every_test_named_there_exists() {
+    let page = page_text("docs/linkerd.md");
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.as_bytes()[2].is_ascii_digit())
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let numbers: Vec<usize> = rows.iter().map(|row| row[0].parse().expect("a number")).collect();
+    assert_eq!(numbers, (1..=50).collect::<Vec<_>>());
+    let mut code = String::new();
+    for folder in ["proxy/src", "proxy/tests", "tests", "probe/src"] {
+        code.push_str(&all_of(&top().join(folder)));
+    }
+    let mut missing = Vec::new();
+    for row in rows {
+        let [number, _, here, tests] = row[..] else { panic!("a row has four cells: {row:?}") };
+        let named: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        assert!((here == "–" && tests == "–") || (here != "–" && !named.is_empty()), "row {number} is half done");
+        missing.extend(named.into_iter().filter(|name| !is_test(&code, name)).map(|name| format!("{number}: {name}")));
+    }
+    assert!(missing.is_empty(), "tests that do not exist: {missing:#?}");
+}
+
+/// Whether a function of this name is marked as a test.
+fn is_test(code: &str, name: &str) -> bool {
+    code.match_indices(&format!("fn {name}(")).any(|(at, _)| {
+        let before: Vec<&str> = code[..at].lines().rev().take(3).collect();
+        before.iter().any(|line| line.contains("test]") || line.contains("test(") || line.contains("proptest!"))
+    })
+}
+
+fn all_of(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).expect("a folder of the source") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            text.push_str(&all_of(&path));
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            text.push_str(&fs::read_to_string(&path).expect("a source file"));
+        }
+    }
+    text
 }
 
 /// The stage words, with which codes begin.

@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// The rooms from the ground up. Those of one line stand side by side and are strangers to one another.
 const FLOORS: [&[&str]; 7] = [
-    &["addr", "backoff", "drain", "endpoint", "fault", "identity", "live", "record", "rewind"],
+    &["addr", "backoff", "drain", "endpoint", "fault", "identity", "live", "mix", "record", "rewind"],
     &["wire"],
     &["authorise", "balance", "connect", "detect", "relay", "route", "tls"],
     &["admin", "gateway", "sources", "telemetry"],

@@ -71,13 +71,13 @@ async fn identities_are_told_by_us_and_by_nobody_else() {
     let (world, web) = world(rules).await;
     let mut http = world.shop().h1().await;
     let spoofed = format!(
-        "GET / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nl5d-client-id: {OTHER}\r\nL5D-Client-Id: {GATEWAY}\r\nl5d-dst-canonical: evil:1\r\nl5d-require-id: {OTHER}\r\nconnection: l5d-client-id, forwarded\r\n\r\n"
+        "GET / HTTP/1.1\r\nhost: web.ns.svc.cluster.local\r\nl5d-client-id: {OTHER}\r\nL5D-Client-Id: {GATEWAY}\r\nl5d-dst-canonical: evil:1\r\nconnection: l5d-client-id, forwarded\r\n\r\n"
     );
     assert_eq!(http.ask(&spoofed).await.status(), 200);
     let seen = web.last();
     assert_eq!(seen.all("l5d-client-id"), [SHOP]);
     assert_eq!(seen.all("l5d-dst-canonical"), ["web.ns.svc.cluster.local:80"]);
-    assert!(seen.all("l5d-require-id").is_empty() && seen.all("connection").is_empty());
+    assert!(seen.all("connection").is_empty());
     assert_eq!(seen.all("forwarded").len(), 1);
 }
 

@@ -33,6 +33,27 @@ fn wrong() -> Vec<(String, &'static str)> {
         (with("http:\n  max_streams: 0\n"), "x.yaml:3:16: http.max_streams: 0 would refuse every HTTP/2 request"),
         (with("http:\n  max_header_bytes: 100\n"), "x.yaml:3:21: http.max_header_bytes: below 1KiB"),
         (with("http:\n  retry_budget: 1.5\n"), "x.yaml:3:17: http.retry_budget: a share is a number from 0.0 to 1.0"),
+        (
+            with("sources:\n  linkerd:\n    enabled: true\n    destination_identity: null\n"),
+            "x.yaml:5:27: sources.linkerd.destination_identity: missing; linkerd-dst-headless.linkerd.svc.cluster.local:8086 \
+             is not this host, and only this host is spoken to in plaintext",
+        ),
+        (
+            with("sources:\n  linkerd:\n    enabled: true\n    policy_identity: null\n"),
+            "x.yaml:5:22: sources.linkerd.policy_identity: missing; linkerd-policy.linkerd",
+        ),
+        (
+            with("sources:\n  linkerd: { enabled: true, max_branches: 0 }\n"),
+            "x.yaml:3:43: sources.linkerd.max_branches: 0 would leave nothing",
+        ),
+        (
+            with("sources:\n  linkerd: { enabled: true, negative_ttl: 0 }\n"),
+            "x.yaml:3:43: sources.linkerd.negative_ttl: 0 would ask without end",
+        ),
+        (
+            with("sources:\n  linkerd:\n    destination: linkerd\n"),
+            "x.yaml:4:18: sources.linkerd.destination: `linkerd` is no host and port: a port is a number",
+        ),
         (with("balance: { queue: 5, max_ejected: -1 }\n"), "x.yaml:2:35: balance.max_ejected: a share is a number"),
         (
             with("telemetry:\n  log: info\n  # a comment: with access_log_sample: in it\n  access_log_sample: 2\n"),
@@ -171,6 +192,37 @@ fn what_is_wrong_is_said_where_it_stands() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// Rows of the table of services that cannot be meant as they are written.
+#[test]
+fn services_that_contradict_themselves_are_named() {
+    let tls = "tls: { identity: web.ns.example }";
+    for (keys, expected) in [
+        (
+            "tls: { identity: 'spiffe://a.example/web' }",
+            "services[0].tls: an identity that is a URI needs a server_name",
+        ),
+        ("transport_header: { port: 80 }", "services[0].transport_header: needs `tls`"),
+        (
+            &format!("{tls}, transport_header: {{ port: 0 }}"),
+            "services[0].transport_header.port: a port is a number from 1",
+        ),
+        (&format!("{tls}, transport_header: {{ name: web }}"), "services[0].transport_header.port: is missing"),
+        ("orig_proto: true, protocol: http1", "services[0].orig_proto: goes with `protocol: as_client` only"),
+        ("authority: 'a b:80'", "`a b:80` is no authority"),
+        ("authority: 'web.ns:0'", "`web.ns:0` is no authority"),
+        ("http2: { max_frame: 1KiB }", "services[0].http2.max_frame: a frame's limit is 16384 to 16777215 bytes"),
+        ("http2: { stream_window: 1KiB }", "services[0].http2.stream_window: a window is 16KiB"),
+        ("http2: { connection_window: 4GiB }", "services[0].http2.connection_window: a window is 16KiB"),
+        ("http2: { window: 1KiB }", "there is no such field"),
+    ] {
+        let text = format!(
+            "{TLS}sources:\n  services:\n    - {{ name: web.ns.svc.cluster.local, port: 80, endpoints: [], {keys} }}\n"
+        );
+        let error = Config::parse(Path::new("x.yaml"), &text).expect_err(keys).to_string();
+        assert!(error.starts_with("x.yaml:4:") && error.contains(expected), "{keys}: {error}");
+    }
+}
+
 #[test]
 fn the_reference_is_a_configuration() {
     let mut text = reference::reference();
@@ -190,6 +242,83 @@ fn the_reference_is_a_configuration() {
 #[test]
 fn the_schema() {
     insta::assert_snapshot!(serde_json::to_string_pretty(&reference::schema()).unwrap());
+}
+
+/// Zeros that mean nothing good are refused where they stand; zeros that mean "off" are taken.
+#[test]
+fn zeros_are_off_or_refused() {
+    let parse = |section: &str, key: &str, value: &str| {
+        let text = match section {
+            "tls" => format!("tls:\n  {key}: {value}\n  chain_file: a\n  key_file: b\n  bundle_file: c\n"),
+            _ => format!("{section}:\n  {key}: {value}\n{TLS}"),
+        };
+        Config::parse(Path::new("x.yaml"), &text).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for refused in [
+        "accept.max_connections",
+        "accept.backlog",
+        "accept.proxy_timeout",
+        "accept.network_prefix_v4",
+        "accept.network_prefix_v6",
+        "tls.handshake_timeout",
+        "tls.max_handshakes",
+        "tls.max_hello_bytes",
+        "tls.reload_interval",
+        "detect.timeout",
+        "route.discovery_timeout",
+        "route.max_services",
+        "route.idle_timeout",
+        "balance.failfast_timeout",
+        "connect.timeout",
+        "connect.max_connections",
+        "connect.max_streams",
+        "connect.max_http2_connections",
+        "connect.max_age",
+        "connect.keepalive_timeout",
+        "connect.stream_window",
+        "http.header_timeout",
+        "http.idle_timeout",
+        "http.max_requests",
+        "http.max_header_bytes",
+        "http.max_headers",
+        "http.max_streams",
+        "http.stream_window",
+        "http.connection_window",
+        "http.max_send_buffer",
+        "http.body_window",
+        "http.keepalive_timeout",
+        "probe.max_connections",
+    ] {
+        let (section, key) = refused.split_once('.').unwrap();
+        let said = parse(section, key, "0").unwrap_err();
+        let place = format!("x.yaml:2:{}: {refused}: ", key.len() + 5);
+        assert!(said.starts_with(&place), "{said}");
+    }
+    for off in [
+        "accept.max_connections_per_identity",
+        "accept.max_connections_per_network",
+        "accept.max_unidentified_per_network",
+        "accept.keepalive",
+        "accept.user_timeout",
+        "tls.max_handshakes_per_network",
+        "tls.expiry_grace",
+        "relay.idle_timeout",
+        "relay.total_timeout",
+        "http.min_body_rate",
+        "http.stall_timeout",
+        "http.max_resets",
+        "http.max_control_frames",
+        "http.max_age",
+        "http.request_timeout",
+        "http.keepalive_interval",
+    ] {
+        let (section, key) = off.split_once('.').unwrap();
+        assert_eq!(parse(section, key, "0"), Ok(()), "{off}");
+    }
+    // What HTTP/2 cannot say.
+    assert!(parse("http", "stream_window", "3GiB").unwrap_err().contains("a window of HTTP/2 is from"));
+    assert!(parse("http", "connection_window", "60KiB").unwrap_err().contains("a window of HTTP/2 is from 65535"));
+    assert!(parse("accept", "network_prefix_v4", "33").unwrap_err().contains("from 1 to 32"));
 }
 
 fn isthmus() -> Command {

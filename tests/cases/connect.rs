@@ -83,10 +83,13 @@ async fn a_refused_stream_is_sent_again() {
         for _ in 0..5 {
             assert_eq!(h2.get("web", "/").await.status, 200);
         }
-        // Without leave to retry the refusal is passed on.
+        // Without leave to retry the refusal is passed on as what it is, which tells the client that it may retry.
         let (addr, _) = refusing(goaway).await;
         let world = Setup::new().service("web", 80, "http2", &[addr]).set("http", "max_retries", "0").start().await;
-        assert_eq!(world.shop().h2().await.get("web", "/").await.status, 502);
+        let refused = world.shop().h2().await.send(h2_request("GET", "web", "/").body(empty()).unwrap()).await;
+        let refused = refused.expect_err("a reset");
+        let reset = std::error::Error::source(&refused).and_then(|error| error.downcast_ref());
+        assert_eq!(reset.and_then(h2::Error::reason), Some(h2::Reason::REFUSED_STREAM));
     }
 }
 

@@ -122,7 +122,7 @@ async fn a_live_connection_of_bytes_ends_when_its_service_loses_the_label() {
     let (rest, _) = soon(listen(&mut stream)).await;
     assert!(rest.is_empty());
     let line = world.logged(|line| line["code"] == "authorise.not_exported").await;
-    assert_eq!(line["service"], "db.ns.svc.cluster.local:5432", "{line}");
+    assert_eq!(line["target"], "db.ns.svc.cluster.local:5432", "{line}");
 }
 
 #[tokio::test]

@@ -17,9 +17,18 @@ mod http;
 mod kubernetes;
 #[path = "../linkerd/control.rs"]
 mod linkerd_control;
+#[path = "../linkerd/destination.rs"]
+mod linkerd_destination;
+#[path = "../linkerd/identity.rs"]
+mod linkerd_identity;
+#[path = "../linkerd/policy.rs"]
+mod linkerd_policy;
+#[path = "../linkerd/spiffe.rs"]
+mod linkerd_spiffe;
 mod mesh;
 mod probe;
 mod relay;
 mod route;
+mod source;
 mod telemetry;
 mod tls;

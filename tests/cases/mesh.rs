@@ -1,14 +1,18 @@
 //! Endpoints behind Linkerd's proxies: the transport header on the way out, HTTP/1 carried over HTTP/2, and another gateway
 //! behind this one. (Linkerd wire document §2, §3.2, §5.3, §5.4, §11.2.)
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
+use isthmus::endpoint::{Endpoint, Endpoints, Tunnel, UpstreamTls};
+use isthmus::identity::Identity;
+use isthmus::route::{Claim, Published};
 use isthmus_tests::h2raw::{Frames, PING, SETTINGS};
 use isthmus_tests::mesh::{Meshed, meshed, proxy};
-use isthmus_tests::peer::{Tls, empty, full, h2_request, listen};
-use isthmus_tests::pki::{Pki, SHOP, pair};
+use isthmus_tests::peer::{Peer, Tls, empty, full, h2_request, listen, target};
+use isthmus_tests::pki::{GATEWAY, Pki, SHOP, pair};
 use isthmus_tests::upstream::{self, accept_key};
 use isthmus_tests::wire::Http1;
 use isthmus_tests::world::{Setup, World};
@@ -90,6 +94,57 @@ async fn another_gateway_is_told_the_name_and_its_own_authority() {
     assert_eq!(pod.headers(), [[&named[..], b"\x1a\x02\x12\x00"].concat(), [&named[..], b"\x1a\x02\x0a\x00"].concat()]);
     // The mark of the way it came is there for the next gateway to see the circle.
     assert!(seen.field("forwarded").starts_with("by="), "{seen:?}");
+}
+
+const WEST: &str = "gw.west.serviceaccount.identity.linkerd.cluster.local";
+
+/// Gives a running gateway the service `web:8080` behind another one.
+fn publish(world: &World, behind: &World, identity: &str) {
+    let endpoint = Endpoint {
+        orig_proto: true,
+        tls: Some(Arc::new(UpstreamTls {
+            identity: Identity::parse(identity).unwrap(),
+            server_name: identity.parse().unwrap(),
+        })),
+        tunnel: Some(Arc::new(Tunnel {
+            port: 8080,
+            name: Some("web.ns.svc.cluster.local".parse().unwrap()),
+            opaque: false,
+        })),
+        authority: Some(Arc::new(target("web", 8080))),
+        ..Endpoint::new(behind.addrs.gateway)
+    };
+    let endpoints = Arc::new(Endpoints { list: vec![endpoint] });
+    world.app().directory.replace(Claim(0), vec![Published { target: target("web", 8080), exported: true, endpoints }]);
+}
+
+#[tokio::test]
+async fn one_gateway_behind_another_and_the_circle_that_two_can_make() {
+    let web = upstream::http().await;
+    let east = Setup::new().service("web", 8080, "as_client", &[web.addr]).start().await;
+    let west = Setup::new().gateway(pair(&Pki::get().west, &[WEST])).start().await;
+    publish(&west, &east, GATEWAY);
+    let pki = Pki::get();
+    let shop = Peer::new(&pki.anchor.cert_pem(), Some(&pki.shop), WEST, west.addrs.gateway);
+    assert_eq!(shop.header_h2("web", 8080).await.get("web:8080", "/two").await.status, 200);
+    assert_eq!((web.last().version, web.last().uri), (Version::HTTP_2, format!("http://{HOST}/two")));
+    assert_eq!(shop.header_h1("web", 8080).await.ask("GET /one HTTP/1.1\r\n\r\n").await.status(), 200);
+    let seen = web.last();
+    assert_eq!((seen.version, seen.field("host").as_str()), (Version::HTTP_11, HOST));
+    assert_eq!(seen.all("l5d-client-id"), [WEST], "the client is who knocked at this door");
+    let came_by = [format!("by={WEST}"), format!("by={GATEWAY};for={WEST};host={HOST};proto=https")];
+    assert_eq!(seen.all("forwarded"), came_by);
+    let mut opaque = shop.opaque("web", 8080).await;
+    opaque.write_all(b"GET /bytes HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    assert!(listen(&mut opaque).await.0.starts_with(b"HTTP/1.1 200"));
+    // And back again: the first one sees that the request has been there.
+    publish(&east, &west, WEST);
+    for _ in 0..2 {
+        let answer = shop.header_h2("web", 8080).await.get("web:8080", "/round").await;
+        assert_eq!((answer.status, answer.field("l5d-proxy-error")), (508, ""), "an endpoint's note does not pass");
+        assert_eq!(shop.header_h1("web", 8080).await.ask("GET /round HTTP/1.1\r\n\r\n").await.status(), 508);
+    }
+    west.refused("route.loop").await;
 }
 
 #[tokio::test]

@@ -101,6 +101,7 @@ struct State {
 }
 
 /// The server.
+#[derive(Debug)]
 pub struct ApiServer {
     /// Where it listens.
     pub addr: SocketAddr,
@@ -108,7 +109,7 @@ pub struct ApiServer {
     changed: watch::Sender<u64>,
     cuts: broadcast::Sender<Cut>,
     folder: tempfile::TempDir,
-    acceptor: Arc<Mutex<TlsAcceptor>>,
+    tls: Arc<Mutex<Arc<rustls::ServerConfig>>>,
     listening: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
@@ -124,7 +125,7 @@ impl ApiServer {
             changed: watch::Sender::new(1),
             cuts: broadcast::Sender::new(64),
             folder: tempfile::tempdir().unwrap(),
-            acceptor: Arc::new(Mutex::new(acceptor(&Self::pair(&Pki::get().east)))),
+            tls: Arc::new(Mutex::new(tls(&Self::pair(&Pki::get().east)))),
             listening: Mutex::new(None),
         };
         std::fs::write(server.folder.path().join("ca.crt"), Pki::get().anchor.cert_pem()).unwrap();
@@ -138,14 +139,14 @@ impl ApiServer {
     }
 
     fn listen(&self, listener: TcpListener) {
-        let (state, acceptor) = (Arc::clone(&self.state), Arc::clone(&self.acceptor));
+        let (state, tls) = (Arc::clone(&self.state), Arc::clone(&self.tls));
         let (changed, cuts) = (self.changed.clone(), self.cuts.clone());
         let task = spawn(async move {
             // Ends with this task, and all connections with it.
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let Ok((socket, _)) = listener.accept().await else { return };
-                let acceptor = acceptor.lock().clone();
+                let acceptor = TlsAcceptor::from(Arc::clone(&tls.lock()));
                 let connection =
                     serve::Connection { state: Arc::clone(&state), changed: changed.clone(), cuts: cuts.clone() };
                 connections.spawn(async move {
@@ -248,7 +249,7 @@ impl ApiServer {
 
     /// Shows a certificate of another issuer to new connections, and ends those that are.
     pub async fn issuer(&self, issuer: &isthmus::tls::mint::Authority) {
-        *self.acceptor.lock() = acceptor(&Self::pair(issuer));
+        *self.tls.lock() = tls(&Self::pair(issuer));
         self.stop();
         self.go_on().await;
     }
@@ -284,15 +285,8 @@ impl ApiServer {
     }
 }
 
-fn acceptor(pair: &Pair) -> TlsAcceptor {
+fn tls(pair: &Pair) -> Arc<rustls::ServerConfig> {
     let chain = CertificateDer::pem_slice_iter(pair.chain.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
-    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
-    TlsAcceptor::from(Arc::new(config))
-}
-
-impl std::fmt::Debug for ApiServer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApiServer").field("addr", &self.addr).finish_non_exhaustive()
-    }
+    Arc::new(rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap())
 }

@@ -159,6 +159,7 @@ impl Connection {
             chunk(stream, &line("ERROR", &gone)).await?;
             return end(stream).await;
         }
+        let mut gone = [0];
         loop {
             changed.mark_unchanged();
             for text in self.news(query, &mut at) {
@@ -167,6 +168,8 @@ impl Connection {
             tokio::select! {
                 change = changed.changed() => change.map_err(|_| Over)?,
                 () = tokio::time::sleep_until(ends) => return end(stream).await,
+                // The client says nothing while it watches: it has gone.
+                _ = stream.read(&mut gone) => return Err(Over),
                 cut = cuts.recv() => match cut.map_err(|_| Over)? {
                     Cut::Clean => return end(stream).await,
                     Cut::MidLine => {

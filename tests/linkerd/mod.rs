@@ -151,8 +151,8 @@ impl Door {
             let pem = Pem {
                 chain: File::new("control.crt", pair.chain),
                 key: File::new("control.key", pair.key),
-                // Both anchors, so that a wrong certificate can be shown too.
-                bundle: File::new("bundle.crt", Pki::get().anchor.cert_pem() + &Pki::get().foreign.cert_pem()),
+                // All anchors, so that a wrong certificate can be shown too.
+                bundle: File::new("bundle.crt", anchors()),
                 crls: Vec::new(),
             };
             Arc::new(Credentials::from_pem(&pem, &CredentialSettings::default()).unwrap())
@@ -192,6 +192,11 @@ impl Door {
         served();
         let _ = tokio::io::copy_bidirectional(&mut accepted.stream, &mut outside).await;
     }
+}
+
+fn anchors() -> String {
+    let Pki { anchor, next, foreign, .. } = Pki::get();
+    [anchor, next, foreign].map(Authority::cert_pem).concat()
 }
 
 /// One procedure of the control plane, as the case sees it.

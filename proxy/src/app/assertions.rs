@@ -28,7 +28,7 @@ pub(super) fn start(config: &Config, credentials: &Arc<Live<Credentials>>) -> an
     let Some(path) = config.assertion_key_file() else {
         let assertions = Assertions::of_certificate(lifetime, Arc::clone(credentials));
         anyhow::ensure!(
-            assertions.can_sign(),
+            assertions.can_sign() || !credentials.load().has_certificate(),
             "identify.assertion: the key of the gateway's certificate is not on P-256; name another in identify.assertion.key_file"
         );
         return Ok(Some(Arc::new(assertions)));

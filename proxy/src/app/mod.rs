@@ -7,6 +7,10 @@
 //! acceptor, probe, admin and sources, so that a health answer never queues behind data.
 
 mod assertions;
+#[cfg(feature = "linkerd")]
+mod control;
+pub mod credentials;
+mod discovery;
 mod kept;
 mod kubernetes;
 mod linkerd;
@@ -22,7 +26,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use isthmus_probe::endpoint::{Endpoint as Probe, Page};
-use isthmus_probe::health::Health;
+use isthmus_probe::health::{Health, Part};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -34,21 +38,20 @@ use crate::drain::{self, Drain, Phase};
 use crate::gateway::accept::{self, Door, Tally};
 use crate::gateway::assertion::Assertions;
 use crate::gateway::census::Census;
+use crate::gateway::networks::Networks;
 use crate::gateway::probe::ProbePort;
 use crate::gateway::watchers::Watchers;
 use crate::gateway::{Shared, worker};
 use crate::live::Live;
 use crate::record::{Event, Observer};
-use crate::route::{Claim, Directory};
-use crate::sources::dns::Dns;
+use crate::route::Directory;
+use crate::sources;
 use crate::sources::files::{self, credentials::CredentialFiles};
-use crate::sources::fixed::Fixed;
 use crate::sources::policy::PolicyFiles;
-use crate::sources::{self, Report, Source};
 use crate::telemetry::Fan;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logs::{LogHandle, Refusals};
-use crate::telemetry::metrics::{Kind, Metrics, Reading};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::recent::Recent;
 use crate::telemetry::shard::Front;
 use crate::telemetry::watch::{AUTHORISE_RELOAD, Certificates, ReloadNames, Reloads, Root, TLS_RELOAD};
@@ -114,6 +117,9 @@ pub struct App {
     credential_files: Option<files::Source>,
     policy_reload: files::Status,
     policy_files: Option<files::Source>,
+    /// Not ready while the gateway has no certificate; whoever gets it one takes this.
+    #[cfg_attr(not(feature = "linkerd"), expect(dead_code, reason = "nobody else is to give a certificate"))]
+    awaits_certificate: Option<Part>,
     workers: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -155,6 +161,8 @@ impl App {
         let policy = config.policy(Some(credentials.identity())).context("the policy")?;
         let health = Health::new();
         let starting = health.part("start", "the gateway is starting");
+        let waiting = "the gateway has no certificate yet";
+        let awaits_certificate = (!credentials.has_certificate()).then(|| health.part("identity", waiting));
         let credentials = Arc::new(Live::new(credentials));
         let assertions = assertions::start(config, &credentials)?;
         let probe = Arc::new(probe(config, &health, assertions.as_ref()));
@@ -186,9 +194,11 @@ impl App {
             directory: Arc::clone(&directory),
             loads: Arc::default(),
             census: Census::new(config.file.accept.max_connections_per_identity),
+            networks: Networks::new(config.networks()),
             rechecks: Arc::default(),
             watchers: Watchers::new(config.file.authorise.observe, config.file.authorise.observed),
             max_handshakes: config.file.tls.max_handshakes,
+            max_handshakes_per_network: config.file.tls.max_handshakes_per_network,
             probe: Arc::clone(&probe),
             probe_ports: vec![config.file.probe.listen.port(), addrs.probe.port()],
             probe_authority: config.file.probe.authority.as_ref().map(|name| name.0.clone()),
@@ -209,8 +219,8 @@ impl App {
 
         let control = Handle::current();
         let found = kubernetes::start(config, &directory, &health, balance.zone, &metrics)?;
-        let sources = start_sources(config, &directory, &shared.credentials, found)?;
-        show_sources(&metrics, &sources);
+        let sources = discovery::start(config, &directory, &shared.credentials, found)?;
+        discovery::show(&metrics, &sources);
         let (demands, asked) = (Arc::new(tokio::sync::Mutex::new(demands)), Arc::clone(&directory));
         let learners = sources.clone();
         kept::task(&control, "sources", move || {
@@ -271,6 +281,7 @@ impl App {
             credential_files,
             policy_reload,
             policy_files: None,
+            awaits_certificate,
             workers,
         })
     }
@@ -321,6 +332,12 @@ impl App {
         let live = Arc::clone(&self.policy);
         let files = PolicyFiles { serving: Some(Arc::clone(&live)), ..files };
         self.policy_files = Some(files::watch(files, live, serving, settings, self.policy_reload.clone()));
+    }
+
+    /// Follows the policy of the control plane, where that is where the policy comes from; says whether it is.
+    #[cfg(not(feature = "linkerd"))]
+    pub fn follow_policy(&mut self, _: &Config) -> anyhow::Result<bool> {
+        Ok(false)
     }
 
     /// How it goes with the files of the policy.
@@ -405,61 +422,6 @@ fn start_workers(
 /// Log lines of one refusal code per second and worker.
 const LINES_PER_CODE: u32 = 5;
 
-/// The sources of services, in the order in which they are asked.
-fn start_sources(
-    config: &Config,
-    directory: &Arc<Directory>,
-    credentials: &Arc<Live<Credentials>>,
-    kubernetes: Option<Arc<dyn Source>>,
-) -> anyhow::Result<Vec<Arc<dyn Source>>> {
-    let fixed = Fixed::new(Claim(0), config.services());
-    fixed.publish(directory);
-    let mut sources: Vec<Arc<dyn Source>> = vec![Arc::new(fixed)];
-    sources.extend(linkerd::start(config, credentials, Claim(1))?);
-    sources.extend(kubernetes);
-    if let Some(settings) = config.dns() {
-        sources.push(Arc::new(Dns::new(Claim(3), settings, Handle::current()).context("DNS (sources.dns)")?));
-    }
-    Ok(sources)
-}
-
-/// How old what the sources say is.
-fn show_sources(metrics: &Metrics, sources: &[Arc<dyn Source>]) {
-    let each = |sources: &[Arc<dyn Source>], read: fn(&Report) -> Option<f64>| {
-        let sources = sources.to_vec();
-        move || {
-            let rows = sources.iter().map(|source| source.report());
-            let read = |report: Report| {
-                Some(Reading { labels: vec![("source", report.name.to_owned())], value: read(&report)? })
-            };
-            rows.filter_map(read).collect()
-        }
-    };
-    let age = |report: &Report| report.age.map(|age| age.as_secs_f64());
-    metrics.read(
-        "isthmus_sources_age_seconds",
-        "Since a source last heard from what it watches",
-        Kind::Gauge,
-        each(sources, age),
-    );
-    #[expect(clippy::cast_precision_loss, reason = "a count of failures is shown, not calculated with")]
-    let failures = |report: &Report| Some(report.failures as f64);
-    metrics.read(
-        "isthmus_sources_failures",
-        "Questions of a source that got no answer",
-        Kind::Counter,
-        each(sources, failures),
-    );
-    #[expect(clippy::cast_precision_loss, reason = "as above")]
-    let services = |report: &Report| Some(report.services as f64);
-    metrics.read(
-        "isthmus_sources_services",
-        "Services that a source keeps current",
-        Kind::Gauge,
-        each(sources, services),
-    );
-}
-
 /// What the admin server reads.
 fn admin_sources(
     config: &Config,
@@ -514,7 +476,10 @@ fn show(metrics: &Arc<Metrics>, shared: &Shared, probe: &Arc<Probe>, access_log:
             fingerprint: root.fingerprint.clone(),
             expires: Some(root.not_after),
         });
-        Certificates { leaf_expires: Some(credentials.expires()), roots: roots.collect() }
+        Certificates {
+            leaf_expires: credentials.has_certificate().then(|| credentials.expires()),
+            roots: roots.collect(),
+        }
     });
     metrics.watch_drain(shared.drain.clone());
     metrics.watch_probe(Arc::clone(probe));

@@ -128,11 +128,12 @@ pub(super) fn identity(shared: &Shared) -> Value {
             "not_after": timestamp(root.not_after),
         })
     });
+    let own = credentials.has_certificate();
     json!({
         "name": credentials.identity().as_str(),
         "server_names": credentials.server_names().iter().map(|name| name.as_str()).collect::<Vec<_>>(),
-        "not_before": timestamp(credentials.not_before()),
-        "not_after": timestamp(credentials.expires()),
+        "not_before": own.then(|| timestamp(credentials.not_before())),
+        "not_after": own.then(|| timestamp(credentials.expires())),
         "roots": roots.collect::<Vec<_>>(),
         "crls": credentials.crls().len(),
         "warnings": credentials.warnings(),
@@ -221,7 +222,7 @@ fn connections(shared: &Shared) -> Value {
             "cluster": line.peer.cluster.as_deref(),
             "address": line.peer.addr.to_string(),
             "sni": line.peer.sni.as_ref().map(|name| name.as_str().to_owned()),
-            "protocol": line.protocol.as_str(),
+            "protocol": line.protocol().map(crate::record::Protocol::as_str),
             "since": timestamp(line.since),
             "requests": line.requests(),
         })

@@ -137,6 +137,7 @@ impl Call {
         let facts = RequestFacts {
             method: &method,
             path: self.path.as_deref().unwrap_or("/"),
+            query: self.path.as_deref().and_then(|path| path.split_once('?')).map(|(_, query)| query),
             headers: &headers,
             host: Some(self.host.as_deref().unwrap_or(&self.service)),
             grpc: self.grpc,

@@ -200,7 +200,7 @@ impl Reader {
             cell: cells(&name).unwrap_or_default(),
         });
         let (words, action, mode) = (words.clone(), words.action, words.mode);
-        Rule { words, name, action, mode, clients, services, networks, http, grpc, grant }
+        Rule { words, name, route: None, action, mode, clients, services, networks, http, grpc, grant }
     }
 
     fn name(&mut self, name: &str) {

@@ -2,7 +2,7 @@
 //!
 //! **Out** [`Denied`]: the reason, and the rule where one decided. Always the operator's word ([`Fault::Policy`]), and
 //! always said before anything went upstream. The codes are `authorise.ambiguous_path`, `authorise.denied`,
-//! `authorise.no_rule` and `authorise.not_exported`.
+//! `authorise.no_route`, `authorise.no_rule` and `authorise.not_exported`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub enum Reason {
     Denied,
     /// No rule allows it.
     NoRule,
+    /// No route of the server is for it.
+    NoRoute,
     /// The service is not exported.
     NotExported,
 }
@@ -38,6 +40,7 @@ impl Reason {
             Self::AmbiguousPath => "authorise.ambiguous_path",
             Self::Denied => "authorise.denied",
             Self::NoRule => "authorise.no_rule",
+            Self::NoRoute => "authorise.no_route",
             Self::NotExported => "authorise.not_exported",
         }
     }
@@ -50,7 +53,9 @@ impl fmt::Display for Denied {
             (Reason::AmbiguousPath, None) => f.write_str("the path has more than one reading"),
             (Reason::Denied, Some(rule)) => write!(f, "denied by rule {rule}"),
             (Reason::Denied, None) => f.write_str("denied"),
-            (Reason::NoRule, _) => f.write_str("no rule allows it"),
+            (Reason::NoRule, Some(route)) => write!(f, "no authorization of {route} allows it"),
+            (Reason::NoRule, None) => f.write_str("no rule allows it"),
+            (Reason::NoRoute, _) => f.write_str("the server has no route for it"),
             (Reason::NotExported, _) => f.write_str("the service is not exported"),
         }
     }

@@ -11,6 +11,7 @@ use crate::addr::Target;
 use crate::fault::Refusal;
 
 use super::policy::{Client, Policy, RequestFacts};
+use super::routes::OPAQUE;
 use super::rule::{Asked, Rule};
 use super::settings::{Action, Mode, RuleSettings};
 use super::verdict::{Doubt, Verdict};
@@ -113,8 +114,12 @@ impl Policy {
             None => self.connection(client, target.clone(), exported),
         };
         let asked = Asked::new(client, facts);
-        let mut rules: Vec<Considered> =
-            self.compiled.rules.iter().map(|rule| consider(rule, &asked, target, facts)).collect();
+        let mut rules: Vec<Considered> = self
+            .compiled
+            .rules
+            .iter()
+            .map(|rule| consider(rule, &asked, target, facts, self.route(rule, &asked, target)))
+            .collect();
         let failed = |considered: &Considered| considered.conditions.iter().filter(|c| c.holds == Holds::No).count();
         rules.sort_by_key(|considered| (considered.holds, failed(considered)));
         let (admitted, refusal, rule) = match &decision {
@@ -153,8 +158,29 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Where there are routes: whether the rule counts for one that may be taken, for which it counts, and which may be taken.
+    fn route(&self, rule: &Rule, asked: &Asked<'_>, target: &Target) -> Option<(Verdict, String, String)> {
+        let (routes, route) = (self.routes.as_ref()?, rule.route?);
+        let taken = self.taken(routes, asked, target);
+        let name = |route: &u32| match *route {
+            OPAQUE => "connections of bytes".to_owned(),
+            route => routes.names[route as usize].clone(),
+        };
+        let is: Vec<String> = taken.iter().map(name).collect();
+        let is = if is.is_empty() { "no route".to_owned() } else { is.join(" or ") };
+        Some((taken.contains(&route).into(), name(&route), is))
+    }
+}
+
 /// Asks each condition that the rule sets.
-fn consider<'a>(rule: &Rule, asked: &Asked<'a>, target: &Target, facts: Option<&'a RequestFacts<'a>>) -> Considered {
+fn consider<'a>(
+    rule: &Rule,
+    asked: &Asked<'a>,
+    target: &Target,
+    facts: Option<&'a RequestFacts<'a>>,
+    route: Option<(Verdict, String, String)>,
+) -> Considered {
     let words = &rule.words;
     let identity = &asked.client.identity;
     let mut conditions = Vec::new();
@@ -166,6 +192,9 @@ fn consider<'a>(rule: &Rule, asked: &Asked<'a>, target: &Target, facts: Option<&
             ));
         }
     };
+    if let Some((verdict, wants, is)) = route {
+        add("route", true, verdict, wants, is);
+    }
     let service = rule.services.iter().any(|pattern| pattern.holds(target.name.as_str(), target.port));
     add("services", words.services.is_some(), service.into(), list(words.services.as_deref()), target.to_string());
     let client = rule.clients.iter().any(|pattern| pattern.holds(identity));

@@ -5,10 +5,10 @@
 //! name both. The cost follows the length of the names and the number of patterns that do hold, not the number of rules.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::addr::Target;
 use crate::identity::Identity;
+use crate::mix::Mixed;
 
 use super::pattern::{ClientPattern, NamePattern, ServicePattern, Step, has_two_shapes, trust_domain_labels};
 
@@ -213,7 +213,7 @@ impl Services {
 
 /// The rules that name a pair of patterns.
 #[derive(Debug, Default)]
-pub(super) struct Pairs(HashMap<u64, Vec<u32>, BuildHasherDefault<Mix>>);
+pub(super) struct Pairs(HashMap<u64, Vec<u32>, Mixed>);
 
 impl Pairs {
     fn key(service: u32, client: u32) -> u64 {
@@ -231,27 +231,5 @@ impl Pairs {
     /// The rules that name both, in order.
     pub(super) fn get(&self, service: u32, client: u32) -> &[u32] {
         self.0.get(&Self::key(service, client)).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// A hash for numbers that we gave ourselves: nobody outside can choose them, so mixing the bits is all it has to do.
-#[derive(Debug, Default)]
-pub(super) struct Mix(u64);
-
-impl Hasher for Mix {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // The finaliser of SplitMix64.
-        let mut z = self.0 ^ number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        self.0 = z ^ (z >> 31);
     }
 }

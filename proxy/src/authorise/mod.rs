@@ -19,7 +19,10 @@ mod observe;
 mod path;
 mod pattern;
 mod policy;
+mod routes;
 mod rule;
+mod serve;
+pub mod served;
 mod settings;
 mod suggest;
 #[cfg(test)]
@@ -35,7 +38,8 @@ pub use invalid::{Invalid, InvalidPolicy, Wrong};
 pub use limits::{Limit, Limited, Limits, Permit, Scope, Standing};
 pub use observe::{Asking, Became, Observation, Sightings};
 pub use path::{Ambiguity, Reading};
-pub use policy::{Admission, Client, Policy, RequestFacts};
+pub use policy::{Admission, Caller, Client, Policy, RequestFacts};
+pub use served::{DefaultPolicy, LinkerdSettings, Origin, Served};
 pub use settings::{
     Action, ByteSize, DefaultAction, GrpcSettings, HttpSettings, InvalidByteSize, LimitSettings, Mode, NetworkSettings,
     Observe, RuleSettings, Settings,

@@ -316,7 +316,14 @@ mod tests {
         let denied = Denied { reason: crate::authorise::Reason::NoRule, rule: None };
         let mut sightings = Sightings::new(8);
         let mut note = |path: &str, now| {
-            let facts = RequestFacts { method: &http::Method::GET, path, headers: &headers, host: None, grpc: false };
+            let facts = RequestFacts {
+                method: &http::Method::GET,
+                path,
+                query: None,
+                headers: &headers,
+                host: None,
+                grpc: false,
+            };
             sightings.note(&client, &service, Some(&facts), Err(&denied), now);
         };
         note("/v1/items/1", 5);

@@ -8,8 +8,10 @@
 //! a client: a deny rule about paths refuses opaque connections to its services, and an allow rule about paths admits none.
 //! Among rules that agree, the one named is the first in their fixed order (see `compile`).
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::Target;
 use crate::identity::Identity;
@@ -20,7 +22,10 @@ use super::denied::{Denied, Reason};
 use super::index::Few;
 use super::invalid::InvalidPolicy;
 use super::limits::{Grant, Limits};
+use super::routes::{OPAQUE, Routes};
 use super::rule::{Asked, Rule};
+use super::serve::serve;
+use super::served::{Origin, RateLimits, Served};
 use super::settings::{Action, DefaultAction, Mode, Settings};
 use super::verdict::{Doubt, Verdict};
 
@@ -33,6 +38,26 @@ pub struct Client {
     pub network: IpAddr,
 }
 
+/// A client that asks many times: what the rules' client patterns say of it is found once for each policy.
+#[derive(Debug)]
+pub struct Caller {
+    client: Client,
+    /// The number of a policy, and which of its client patterns hold.
+    known: RefCell<Option<(u64, Few)>>,
+}
+
+impl Caller {
+    /// A client that has not asked yet.
+    pub fn new(client: Client) -> Self {
+        Self { client, known: RefCell::default() }
+    }
+
+    /// Who it is.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
 /// What is known of one request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestFacts<'a> {
@@ -40,6 +65,8 @@ pub struct RequestFacts<'a> {
     pub method: &'a http::Method,
     /// The path as the client sent it; a query is ignored.
     pub path: &'a str,
+    /// The query, without its question mark.
+    pub query: Option<&'a str>,
     /// The header fields as the client sent them.
     pub headers: &'a http::HeaderMap,
     /// The authority (`:authority`, or `host`).
@@ -63,10 +90,14 @@ pub struct Admission {
 /// The compiled policy: immutable, replaced whole.
 #[derive(Debug)]
 pub struct Policy {
+    /// Another one for each policy of this process.
+    number: u64,
     pub(super) mode: Mode,
     pub(super) default: DefaultAction,
     pub(super) exported_only: bool,
     pub(super) compiled: Compiled,
+    /// Where a control plane serves the policy: which route a request takes. Rules then count for their route only.
+    pub(super) routes: Option<Routes>,
     limits: Limits,
 }
 
@@ -79,6 +110,12 @@ enum View {
     Early,
 }
 
+/// A number that no policy of this process has had.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Policy {
     /// Compiles the operator's words. `own` is the gateway's identity, whose trust domain a `*` at the end of a client
     /// pattern stands for where no trust domain is listed. The counts of limits go on from the policy that is `replaced`.
@@ -87,17 +124,37 @@ impl Policy {
         own: Option<&Identity>,
         replaced: Option<&Self>,
     ) -> Result<Self, InvalidPolicy> {
+        if settings.source == Origin::Linkerd {
+            return Ok(Self::serve(settings, &settings.linkerd.before_an_answer(), replaced));
+        }
         let cells = |name: &str| {
             let rules = &replaced?.compiled.rules;
             rules.iter().find(|rule| &*rule.name == name).map(|rule| Arc::clone(&rule.grant.cell))
         };
         Ok(Self {
+            number: next_number(),
             mode: settings.mode,
             default: settings.default,
             exported_only: settings.exported_only,
             compiled: compile(settings, own, cells)?,
-            limits: Limits::new(settings, replaced.map(|policy| &policy.limits)),
+            routes: None,
+            limits: Limits::new(settings, &RateLimits::default(), replaced.map(|policy| &policy.limits)),
         })
+    }
+
+    /// Compiles what a control plane serves; of `settings` counts what is about all rules together. The counts of limits go
+    /// on from the policy that is `replaced`.
+    pub fn serve(settings: &Settings, served: &Served, replaced: Option<&Self>) -> Self {
+        let (compiled, routes) = serve(served);
+        Self {
+            number: next_number(),
+            mode: if served.audit { Mode::Audit } else { settings.mode },
+            default: DefaultAction::Deny,
+            exported_only: settings.exported_only,
+            compiled,
+            routes: Some(routes),
+            limits: Limits::new(settings, &served.limits, replaced.map(|policy| &policy.limits)),
+        }
     }
 
     /// Decides about an opaque connection, when it opens and again whenever the policy changes. (A connection that was
@@ -116,6 +173,24 @@ impl Policy {
         facts: &RequestFacts<'_>,
     ) -> Result<Admission, Denied> {
         let outcome = self.decide(View::Whole, &Asked::new(client, Some(facts)), &target, exported);
+        self.admit(outcome, target)
+    }
+
+    /// The same for a client that asks often.
+    pub fn request_of(
+        &self,
+        caller: &Caller,
+        target: Target,
+        exported: bool,
+        facts: &RequestFacts<'_>,
+    ) -> Result<Admission, Denied> {
+        let mut known = caller.known.borrow_mut();
+        if known.as_ref().is_none_or(|(number, _)| *number != self.number) {
+            *known = Some((self.number, self.compiled.clients.find(&caller.client.identity)));
+        }
+        let (_, clients) = known.as_ref().expect("it was found just now, if not before");
+        let outcome =
+            self.decide_known(View::Whole, &Asked::new(&caller.client, Some(facts)), clients, &target, exported);
         self.admit(outcome, target)
     }
 
@@ -153,10 +228,25 @@ impl Policy {
     }
 
     fn decide(&self, view: View, asked: &Asked<'_>, target: &Target, exported: bool) -> Outcome<'_> {
+        self.decide_known(view, asked, &self.compiled.clients.find(&asked.client.identity), target, exported)
+    }
+
+    /// Decides where the client patterns that hold are known.
+    fn decide_known(
+        &self,
+        view: View,
+        asked: &Asked<'_>,
+        clients: &Few,
+        target: &Target,
+        exported: bool,
+    ) -> Outcome<'_> {
         if self.exported_only && !exported {
             return Outcome::refused(Reason::NotExported, None);
         }
-        let found = self.search(view, asked, target);
+        if let Some(routes) = &self.routes {
+            return Outcome { result: self.by_route(routes, view, asked, target).map(Some), audited: None };
+        }
+        let found = self.search(view, asked, clients, target);
         let audited = found.audited.map(|(number, doubt)| self.refusal(number, doubt));
         let result = match (found.decided, found.doubted) {
             (Some((number, doubt)), _) => match &self.compiled.rules[number as usize] {
@@ -172,6 +262,42 @@ impl Policy {
         Outcome { result, audited }
     }
 
+    /// The routes that a request or connection may take.
+    pub(super) fn taken(&self, routes: &Routes, asked: &Asked<'_>, target: &Target) -> Vec<u32> {
+        match asked.facts {
+            None if routes.opaque => vec![OPAQUE],
+            None => Vec::new(),
+            Some(facts) => routes.find(asked, facts, target),
+        }
+    }
+
+    /// Every route that may be taken must let the client through.
+    fn by_route(&self, routes: &Routes, view: View, asked: &Asked<'_>, target: &Target) -> Result<&Rule, Denied> {
+        let clients: Few = self.compiled.clients.find(&asked.client.identity);
+        let through = |route: u32| {
+            let numbers = clients.iter().flat_map(|client| self.compiled.pairs.get(route, client)).copied();
+            let mut numbers: Vec<u32> = numbers.collect();
+            numbers.sort_unstable();
+            let rules = numbers.into_iter().map(|number| &self.compiled.rules[number as usize]);
+            rules.into_iter().find(|rule| rule.holds(asked) == Verdict::Yes)
+        };
+        if view == View::Early {
+            let all = 0..u32::try_from(routes.names.len()).unwrap_or(u32::MAX);
+            let first = all.into_iter().find_map(through);
+            return first.ok_or_else(|| routes.denied(Reason::NoRule, OPAQUE));
+        }
+        let taken = self.taken(routes, asked, target);
+        let mut first = None;
+        for route in &taken {
+            let Some(rule) = through(*route) else {
+                let reason = if taken.len() > 1 { Reason::AmbiguousPath } else { Reason::NoRule };
+                return Err(routes.denied(reason, *route));
+            };
+            first = first.or(Some(rule));
+        }
+        first.ok_or_else(|| routes.denied(Reason::NoRoute, OPAQUE))
+    }
+
     fn refusal(&self, number: u32, doubt: Option<Doubt>) -> Denied {
         let reason = match doubt {
             Some(Doubt::Path | Doubt::Unreadable) => Reason::AmbiguousPath,
@@ -182,10 +308,9 @@ impl Policy {
 
     /// Asks the rules that name both the client and the service. Rules are numbered in their fixed order, so the
     /// one that decides is the smallest number, whatever the order in which they are found.
-    fn search(&self, view: View, asked: &Asked<'_>, target: &Target) -> Found {
+    fn search(&self, view: View, asked: &Asked<'_>, clients: &Few, target: &Target) -> Found {
         let mut found = Found::default();
         let services = self.compiled.services.find(target);
-        let clients: Few = self.compiled.clients.find(&asked.client.identity);
         for service in services.iter() {
             for client in clients.iter() {
                 for number in self.compiled.pairs.get(service, client) {

@@ -24,6 +24,8 @@ pub(super) struct Rule {
     /// As the operator wrote it, to be quoted.
     pub(super) words: RuleSettings,
     pub(super) name: Arc<str>,
+    /// The number of the only route that it counts for, where the policy has routes.
+    pub(super) route: Option<u32>,
     pub(super) action: Action,
     pub(super) mode: Mode,
     /// Empty: every client.
@@ -202,7 +204,7 @@ fn header_holds(headers: &HeaderMap, name: &HeaderName, wanted: &[Option<Box<str
 }
 
 /// Host and port of an authority; `None` for what is no name, such as an IPv6 literal or one with user info.
-fn split_host(authority: &str) -> Option<(&str, Option<u16>)> {
+pub(super) fn split_host(authority: &str) -> Option<(&str, Option<u16>)> {
     let (name, port) = match authority.split_once(':') {
         None => (authority, None),
         Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {

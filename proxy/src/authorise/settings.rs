@@ -16,10 +16,18 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Serialize, Serializer};
 
+use super::served::{LinkerdSettings, Origin};
+
 /// Who may reach what, and how much of it.
 #[derive(Clone, Debug, serde::Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
+    /// Where the policy comes from: `rules`, which is this section and its files, or `linkerd`, its policy controller. With
+    /// `linkerd`, `mode`, `exported_only`, `limits*` and `observe` count as they stand here, and `default` and `rules` do not.
+    pub source: Origin,
+    /// The word of Linkerd's policy controller, where `source` is `linkerd`. Where the controller is stands in
+    /// `sources.linkerd.policy`.
+    pub linkerd: LinkerdSettings,
     /// `enforce`: refuse what the policy refuses. `audit`: let everything through, and record what would be refused.
     pub mode: Mode,
     /// What happens to what no rule allows: `deny`, or `authenticated` to let any verified identity through.
@@ -51,6 +59,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            source: Origin::Rules,
+            linkerd: LinkerdSettings::default(),
             mode: Mode::Enforce,
             default: DefaultAction::Deny,
             exported_only: true,

@@ -454,7 +454,7 @@ mod tests {
                 let client = crate::authorise::Client { identity: Identity::parse(&call.client).expect("valid"), network: call.network };
                 let target = crate::addr::Target::parse(&call.service, 80).expect("valid");
                 let method = call.method.as_deref().unwrap_or("GET").parse().expect("valid");
-                let facts = call.path.as_deref().map(|path| RequestFacts { method: &method, path, headers: &headers, host: None, grpc: call.grpc });
+                let facts = call.path.as_deref().map(|path| RequestFacts { method: &method, path, query: None, headers: &headers, host: None, grpc: call.grpc });
                 let admission = match &facts {
                     Some(facts) => audit.request(&client, target.clone(), true, facts),
                     None => audit.connection(&client, target.clone(), true),

@@ -50,6 +50,7 @@ impl Request {
         RequestFacts {
             method: &self.method,
             path: &self.path,
+            query: None,
             headers: &self.headers,
             host: self.host.as_deref(),
             grpc: self.grpc,

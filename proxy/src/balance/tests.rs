@@ -235,6 +235,16 @@ async fn the_own_zone_is_kept_to_while_enough_of_it_is_ready() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_source_calls_near_is_kept_to_without_a_zone_of_that_name() {
+    let balancer = balancer(settings());
+    let near = |n| n < 3;
+    let list = (0..6).map(|n| Endpoint { near: near(n), ..endpoint(n, 1, None) }).collect();
+    let endpoints = Arc::new(Endpoints { list });
+    let shares = shares(&balancer, &endpoints, 1000);
+    assert!((0..3).map(|n| share(&shares, n)).sum::<f64>() > 0.999, "{shares:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn waits_for_an_endpoint_then_fails_fast_then_recovers() {
     let balancer = balancer(settings());
     let (none, some) = (weighted(&[]), weighted(&[1]));

@@ -33,7 +33,7 @@ impl Balancer {
         let endpoints = current().ok_or(Error::NoEndpoint)?;
         match self.pick(&endpoints, avoid) {
             Ok(pick) => Ok(pick),
-            Err(_) => self.wait(current, changed, avoid).await,
+            Err(_) => Box::pin(self.wait(current, changed, avoid)).await,
         }
     }
 

@@ -29,7 +29,7 @@ enum Command {
     Certs(certs::Args),
     /// Check whether a gateway will work, before and after it is deployed
     Check(check::Args),
-    /// Print the configuration's schema or its commented reference
+    /// Print the configuration's schema, its commented reference, or the most memory it lets peers take
     Config(config::Args),
     /// Try it: two clusters in one process, nothing configured, nothing written but a client's certificate
     Demo(demo::Args),

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::BAD_USAGE;
 use super::runtime::{Stop, control};
-use crate::app::{App, Sockets};
+use crate::app::{App, Sockets, credentials};
 use crate::config::Config;
 use crate::sources::files;
 use crate::telemetry::logs;
@@ -64,8 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     crate::tls::install();
-    let files = config.credential_files();
-    let (credentials, read) = match files::load(&files) {
+    let (credentials, keeper) = match credentials::prepare(&config) {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("isthmus: {error}");
@@ -105,8 +104,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             tracing::warn!(warning, "the credentials");
         }
         let mut app = App::start(&config, credentials, sockets, Some(log)).await?;
-        app.watch_credentials(files, Some(read.digest), config.files());
-        app.watch_policy(policy_files, Some(policy_read.digest), config.files());
+        app.keep_credentials(keeper, &config)?;
+        if !app.follow_policy(&config)? {
+            app.watch_policy(policy_files, Some(policy_read.digest), config.files());
+        }
         tracing::info!(
             gateway = %app.addrs.gateway,
             probe = %app.addrs.probe,
@@ -149,6 +150,8 @@ fn configured(args: &Args) -> anyhow::Result<Config> {
     }
     if !args.pod_ips.is_empty() {
         linkerd.own_addresses.clone_from(&args.pod_ips);
+    } else if let Some(ip) = args.pod_ip {
+        linkerd.own_addresses.push(ip);
     }
     Ok(config)
 }

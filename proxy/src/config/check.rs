@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use super::Config;
+use super::file::IdentitySource;
 use crate::sources::policy::place::Node;
 
 impl Config {
@@ -13,18 +14,20 @@ impl Config {
     pub(super) fn check(&self) -> Result<(), (String, String)> {
         let file = &self.file;
         let wrong = |key: &str, message: &str| Err((key.to_owned(), message.to_owned()));
-        for (key, path) in [
-            ("tls.chain_file", &file.tls.chain_file),
-            ("tls.key_file", &file.tls.key_file),
-            ("tls.bundle_file", &file.tls.bundle_file),
+        let source = file.identity.source;
+        for (key, path, needed) in [
+            ("tls.chain_file", &file.tls.chain_file, source == IdentitySource::Files),
+            ("tls.key_file", &file.tls.key_file, source == IdentitySource::Files),
+            ("tls.bundle_file", &file.tls.bundle_file, source != IdentitySource::Spiffe),
         ] {
-            if path.as_os_str().is_empty() {
+            if !needed && key != "tls.bundle_file" && !path.as_os_str().is_empty() {
+                return wrong(key, "the certificate comes from elsewhere (identity.source); leave it out");
+            }
+            if needed && path.as_os_str().is_empty() {
                 return wrong(key, "missing; name a PEM file (`isthmus certs` makes them, `isthmus demo` needs none)");
             }
         }
-        if file.accept.max_connections == 0 {
-            return wrong("accept.max_connections", "0 would accept nobody; the default is 20000");
-        }
+        self.check_limits()?;
         if !(0.0..=1.0).contains(&file.telemetry.access_log_sample) {
             return wrong("telemetry.access_log_sample", "a share is a number from 0.0 to 1.0");
         }
@@ -54,12 +57,6 @@ impl Config {
         if !(0.0..=1.0).contains(&file.http.retry_budget) {
             return wrong("http.retry_budget", "a share is a number from 0.0 to 1.0");
         }
-        if file.http.max_streams == 0 {
-            return wrong("http.max_streams", "0 would refuse every HTTP/2 request; the default is 1024");
-        }
-        if file.http.max_header_bytes.0 < 1024 {
-            return wrong("http.max_header_bytes", "below 1KiB no real request fits; the default is 16KiB");
-        }
         if file.drain.deadline < file.drain.announce {
             return wrong(
                 "drain.deadline",
@@ -81,6 +78,7 @@ impl Config {
                 return wrong(key, &format!("port {} is taken by another listener of this file", addr.port()));
             }
         }
+        self.check_control()?;
         self.check_identify()?;
         self.check_linkerd()?;
         self.check_kubernetes()?;

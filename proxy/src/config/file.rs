@@ -52,6 +52,8 @@ section! {
         accept: Accept = Accept::default(),
         /// The gateway's own certificate, whom it trusts, and the handshake.
         tls: Tls = Tls::default(),
+        /// Where the gateway's own certificate comes from.
+        identity: Identity = Identity::default(),
         /// Finding out what a session speaks and which service it names.
         detect: Detect = Detect::default(),
         /// Which client may reach which service.
@@ -90,8 +92,21 @@ section! {
         backlog: u16 = 1024,
         /// The most connections open at once. Further ones wait in the kernel's queue.
         max_connections: usize = 20_000,
-        /// The most connections of one identity, so that one client cannot take all places; 0 is no limit.
+        /// The most connections of one identity, so that one client cannot take all places; 0 is no limit. Counted from the
+        /// end of the handshake, before anything is read: connections that say nothing count too. Off, since a remote proxy
+        /// carries everything on few connections, while a client without one may need hundreds.
         max_connections_per_identity: usize = 0,
+        /// The most connections of one source network, whoever they are; 0 is no limit. Off, since behind a load balancer that
+        /// translates addresses all clients come from one network. Set it where clients' own addresses arrive.
+        max_connections_per_network: usize = 0,
+        /// The most connections of one source network whose peers have not yet said who they are; 0 is no limit. With a round
+        /// trip of 100 ms 2048 at once are 20 000 handshakes a second, more than a machine computes: honest peers notice
+        /// nothing, even when all come by one address.
+        max_unidentified_per_network: usize = 2048,
+        /// The bits of an IPv4 address that tell source networks apart. 24 is the smallest that is routed on its own.
+        network_prefix_v4: u8 = 24,
+        /// The bits of an IPv6 address that tell source networks apart. Sites get 56 or 48; single addresses cost nothing.
+        network_prefix_v6: u8 = 56,
         /// Sends small writes at once.
         nodelay: bool = true,
         /// Idle time before the kernel asks whether a peer lives; 0 is off. Shorter than the 350 s after which
@@ -152,17 +167,81 @@ section! {
         /// Names besides those in the certificate that count as the gateway's own. Needed when the certificate
         /// carries a SPIFFE id only.
         server_names: Vec<DnsName> = Vec::new(),
-        /// From the first byte to the end of the handshake. Sources give up after 1 s; 10 s is for slow links.
+        /// From the connection to the end of the handshake. Sources give up after 1 s; 10 s is for slow links.
         handshake_timeout: Time = secs(10),
         /// Handshakes under way at once, per worker; further ones wait their turn. Each holds about 20 KiB, so that this
         /// many hold some 40 MiB, and a worker completes about as many in a second.
         max_handshakes: usize = 2048,
+        /// How many of these may be of one source network (`accept.network_prefix_v4`, `_v6`), so that silent peers from
+        /// somewhere do not hold up all others; 0 is no share. Further ones wait their turn. At a round trip of 100 ms 512 at
+        /// once are five times what a processor can compute, so honest peers behind one address notice nothing.
+        max_handshakes_per_network: usize = 512,
         /// The largest ClientHello. Today's are 1.5 KiB; large sets of key shares and names stay below 16 KiB.
         max_hello_bytes: Size = Size(16 * 1024),
         /// How long a peer may stay after its certificate expired while it was connected.
         expiry_grace: Time = millis(0),
         /// How long requests of a peer that lost its trust may take to finish.
         distrust_deadline: Time = secs(10),
+    }
+}
+
+/// Where the gateway's own certificate comes from.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentitySource {
+    /// `tls.chain_file` and `tls.key_file`.
+    #[default]
+    Files,
+    /// Linkerd's identity controller.
+    Linkerd,
+    /// A SPIFFE Workload API, such as a SPIRE agent's.
+    Spiffe,
+}
+
+section! {
+    /// Where the gateway's own certificate comes from. Whom it trusts stands in `tls.bundle_file` and `tls.crl_files`
+    /// whatever the source; with `spiffe` the bundle of its own trust domain is trusted too, and `tls.bundle_file` may be absent.
+    Identity {
+        /// `files`, `linkerd` or `spiffe`. With the other two the gateway starts without a certificate, is not ready, and
+        /// closes every connection until it has one.
+        source: IdentitySource = IdentitySource::default(),
+        /// Who the gateway is to be. `linkerd`: the name of its service account,
+        /// `ACCOUNT.NAMESPACE.serviceaccount.identity.linkerd.TRUST-DOMAIN`. `spiffe`: the id of the SVID to take.
+        name: Option<IdentityText> = None,
+        /// Linkerd's identity controller.
+        linkerd: LinkerdIdentity = LinkerdIdentity::default(),
+        /// The SPIFFE Workload API.
+        spiffe: SpiffeIdentity = SpiffeIdentity::default(),
+    }
+}
+
+section! {
+    /// Linkerd's identity controller.
+    LinkerdIdentity {
+        /// Where it is: `linkerd-identity-headless.linkerd.svc.cluster.local:8080`.
+        address: Option<HostPortText> = None,
+        /// Who it must be: `linkerd-identity.linkerd.serviceaccount.identity.linkerd.TRUST-DOMAIN`. Without it the controller
+        /// is spoken to in plaintext, which is accepted for loopback addresses only.
+        server: Option<IdentityText> = None,
+        /// The gateway's service-account token, with the audience `identity.l5d.io`. Read anew for each call.
+        token_file: PathBuf = PathBuf::from("/var/run/secrets/tokens/linkerd-identity-token"),
+        /// How long one call may take. The controller asks the API server about the token, which takes longer when that is busy.
+        timeout: Time = secs(10),
+        /// The certificate is renewed when 70 % of its life are over, but not sooner than this after the last one; failed
+        /// calls are repeated after at most this.
+        min_refresh: Time = secs(10),
+        /// And not later than this.
+        max_refresh: Time = secs(86_400),
+    }
+}
+
+section! {
+    /// The SPIFFE Workload API.
+    SpiffeIdentity {
+        /// Its socket: `unix:///run/spire/agent-sockets/spire-agent.sock`.
+        socket: String = String::new(),
+        /// How long connecting and the first answer may take.
+        timeout: Time = secs(10),
     }
 }
 
@@ -546,8 +625,29 @@ section! {
 section! {
     /// HTTP towards clients.
     Http {
-        /// How long a request's head may take from its first byte.
+        /// How long a request's head may take from its first byte, trailers and HTTP/2's header blocks likewise.
         header_timeout: Time = secs(10),
+        /// The most requests under way at once, per worker; further ones get 503. What each may hold is what bounds the memory of
+        /// HTTP (`isthmus config bound`), and a worker that has this many is late for all of them.
+        max_requests: usize = 16_384,
+        /// Bytes a second that a request's body must bring while the gateway waits for it; 0 is off. Measured over each
+        /// `http.body_window` of waiting, so slow backends and bandwidth limits do not count. 100 bytes a second is below any
+        /// link that works. Not asked of gRPC and Connect, whose streams may be silent for as long as they like.
+        min_body_rate: Size = Size(100),
+        /// The waiting after which a body that brought too little is given up with 408. Pauses of a client that computes what
+        /// it sends must fit in.
+        body_window: Time = secs(30),
+        /// HTTP/2: how long bytes of a response may wait for a client that takes none of that stream, which then is reset
+        /// alone; 0 is for ever. Time in which the backend is silent does not count. Consumers of gRPC streams that pause
+        /// longer than this with their window full need more. (A client that reads nothing at all is `accept.user_timeout`'s.)
+        stall_timeout: Time = secs(300),
+        /// HTTP/2: streams that a client may reset in a second (rapid reset, CVE-2023-44487); 0 is no limit. Beyond it the client
+        /// is read more slowly and loses nothing. A proxy whose clients all give up at once resets as many as it sends.
+        max_resets: u32 = 1000,
+        /// HTTP/2: control frames (SETTINGS, PING, PRIORITY, WINDOW_UPDATE, CONTINUATION, empty DATA) that a client may send in a
+        /// second; 0 is no limit. Beyond it the client is read more slowly. Frames that answer what the gateway sent do not
+        /// count: two for each write and one for each KiB.
+        max_control_frames: u32 = 1000,
         /// How long a connection without a request is kept.
         idle_timeout: Time = secs(600),
         /// When a connection is asked to end, so that its client spreads over new replicas; 0 is never.
@@ -556,7 +656,7 @@ section! {
         request_timeout: Time = millis(0),
         /// The largest request head. Linkerd's own limit.
         max_header_bytes: Size = Size(16 * 1024),
-        /// The most header fields of a request.
+        /// The most header fields of a request, over HTTP/2 too, where each crumb of a cookie is one.
         max_headers: usize = 100,
         /// HTTP/2: streams of one connection. A remote proxy carries a whole application on one.
         max_streams: u32 = 1024,
@@ -567,9 +667,10 @@ section! {
         /// HTTP/2: response bytes buffered per stream. What a client that does not read can make the gateway hold is this
         /// times `max_streams`.
         max_send_buffer: Size = Size(64 * 1024),
-        /// HTTP/2: reset streams that may wait to be noticed (rapid reset, CVE-2023-44487).
+        /// HTTP/2: streams that may be reset before they were begun; one more ends the connection.
         max_pending_resets: usize = 20,
-        /// HTTP/2: streams that may be reset for the client's own errors (CVE-2025-8671).
+        /// HTTP/2: streams that may be reset for the client's own errors (CVE-2025-8671), in the life of a connection; one more
+        /// ends it.
         max_local_resets: usize = 1024,
         /// HTTP/2: how often a client is asked whether it lives; 0 is off.
         keepalive_interval: Time = secs(10),
@@ -717,6 +818,11 @@ section! {
         max_services: usize = 1000,
         /// Clients that metrics tell apart; further ones share the label `other`.
         max_clients: usize = 1000,
+        /// Shows what is counted once more in the families of Linkerd's proxies (`request_total`, `response_total`,
+        /// `response_latency_ms`, `tcp_open_total` and others), so that dashboards for a Linkerd gateway go on working. On,
+        /// since a request costs nothing for it: the sums are made when somebody looks. Turn it off where nobody reads
+        /// them, and a service costs some 25 series less in the store behind.
+        linkerd_metrics: bool = true,
     }
 }
 

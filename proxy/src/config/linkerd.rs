@@ -105,7 +105,7 @@ impl Sources {
 
 impl Linkerd {
     #[cfg(feature = "linkerd")]
-    fn transport(&self) -> control::Transport {
+    pub(super) fn transport(&self) -> control::Transport {
         control::Transport {
             connect_timeout: self.connect_timeout.0,
             keepalive_interval: on(self.keepalive_interval),
@@ -120,8 +120,7 @@ impl Linkerd {
     }
 
     /// The words in which the control plane is told who asks: those of them that are known, as JSON in this order.
-    #[cfg(feature = "linkerd")]
-    fn context(&self, words: &[&str]) -> String {
+    pub(super) fn context(&self, words: &[&str]) -> String {
         let of = |word: &str| match word {
             "ns" => self.namespace.as_ref(),
             "nodeName" => self.node.as_ref(),
@@ -133,7 +132,6 @@ impl Linkerd {
     }
 }
 
-#[cfg(feature = "linkerd")]
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

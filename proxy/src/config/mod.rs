@@ -6,10 +6,13 @@
 //!
 //! Configuration stands above the stages: it knows their settings, and no stage knows it.
 
+pub mod bound;
 mod check;
+mod control;
 pub mod file;
 mod identify;
 mod kubernetes;
+mod limits;
 pub mod linkerd;
 pub mod reference;
 pub mod scalar;
@@ -152,6 +155,17 @@ impl Config {
         }
     }
 
+    /// `accept`, the shares of source networks.
+    pub fn networks(&self) -> gateway::networks::Settings {
+        let accept = &self.file.accept;
+        gateway::networks::Settings {
+            prefix_v4: accept.network_prefix_v4,
+            prefix_v6: accept.network_prefix_v6,
+            max_connections: accept.max_connections_per_network,
+            max_unidentified: accept.max_unidentified_per_network,
+        }
+    }
+
     /// `tls`, for the gateway port.
     pub fn tls(&self) -> tls::Settings {
         let tls = &self.file.tls;
@@ -238,8 +252,11 @@ impl Config {
         PolicyFiles { main: self.source.clone(), own, serving: None }
     }
 
-    /// Who the gateway is, by the certificate that this file names, where that can be read.
+    /// Who the gateway is: by this file, or by the certificate that it names, where that can be read.
     pub fn identity(&self) -> Option<Identity> {
+        if let Some(name) = &self.file.identity.name {
+            return Some(name.0.clone());
+        }
         let text = std::fs::read(self.path(&self.file.tls.chain_file)).ok()?;
         let blocks = tls::pem::blocks(&text).ok()?;
         let leaf = blocks.into_iter().find_map(|block| match block {
@@ -342,6 +359,12 @@ impl Config {
         let http = &self.file.http;
         gateway::http::Settings {
             header_timeout: http.header_timeout.0,
+            max_requests: http.max_requests,
+            min_body_rate: http.min_body_rate.0,
+            body_window: http.body_window.0,
+            stall_timeout: on(http.stall_timeout),
+            max_resets: http.max_resets,
+            max_control_frames: http.max_control_frames,
             idle_timeout: http.idle_timeout.0,
             max_age: on(http.max_age),
             request_timeout: on(http.request_timeout),
@@ -426,6 +449,7 @@ impl Config {
         metrics::Settings {
             max_services: telemetry.max_services,
             max_clients: telemetry.max_clients,
+            linkerd: telemetry.linkerd_metrics,
             ..metrics::Settings::default()
         }
     }

@@ -21,7 +21,7 @@ use crate::endpoint::Endpoint;
 use crate::fault::{Fault, Refusal};
 use crate::record::Protocol;
 
-pub use self::pool::{Pool, PoolSettings, SendError, Stats, Streamed, Version};
+pub use self::pool::{BodyError, Pool, PoolSettings, SendError, Stats, Streamed, Tunnel, Version};
 pub use self::tcp::tcp;
 
 /// How connections to endpoints are made.

@@ -71,20 +71,21 @@ impl Gateway {
     /// Whether the client may make this request.
     pub(super) fn admit_request(&self, session: &HttpSession, ask: &Ask, parts: &Parts) -> Result<Admitted, Refused> {
         self.route.allowed(&ask.target)?;
-        let client = Client { identity: session.client.clone(), network: session.peer.addr.ip() };
+        let client = session.asks.client();
         let exported = self.directory.exported(&ask.target);
         let facts = RequestFacts {
             method: ask.method(parts),
             path: parts.uri.path(),
+            query: parts.uri.query(),
             headers: &parts.headers,
             host: authority(parts),
             grpc: ask.grpc,
         };
         let policy = self.policy.load();
-        let decision = policy.request(&client, ask.target.clone(), exported, &facts);
+        let decision = policy.request_of(&session.asks, ask.target.clone(), exported, &facts);
         self.book.note(&client.identity, &ask.target, Some(&facts), decision.as_ref());
         let admission = decision.map_err(by_rule)?;
-        let permit = policy.limits().admit_request(&client, &admission, Instant::now()).map_err(limited)?;
+        let permit = policy.limits().admit_request(client, &admission, Instant::now()).map_err(limited)?;
         Ok(Admitted::new(admission, permit))
     }
 
@@ -96,12 +97,13 @@ impl Gateway {
         parts: &Parts,
         admitted: &Admission,
     ) -> Result<(Rc<Permit>, Standing), Refused> {
-        let client = Client { identity: session.client.clone(), network: session.peer.addr.ip() };
+        let client = session.asks.client().clone();
         let permit =
             self.policy.load().limits().admit_connection(&client, admitted, Instant::now()).map_err(limited)?;
         let request = Upgraded {
             method: ask.method(parts).clone(),
             path: parts.uri.path().into(),
+            query: parts.uri.query().map(Into::into),
             host: authority(parts).map(Into::into),
             headers: parts.headers.clone(),
             grpc: ask.grpc,

@@ -4,8 +4,8 @@
 //! connections beyond its limit. Entered and left once per connection, so one lock for all workers costs nothing.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -34,14 +34,18 @@ struct State {
 pub struct Line {
     /// Whose it is.
     pub peer: Arc<Peer>,
-    /// What is spoken on it.
-    pub protocol: Protocol,
+    protocol: OnceLock<Protocol>,
     /// When it was entered.
     pub since: SystemTime,
     requests: AtomicU64,
 }
 
 impl Line {
+    /// What is spoken on it, once that is known.
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.protocol.get().copied()
+    }
+
     /// How many requests it has carried.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
@@ -62,8 +66,8 @@ impl Census {
         Arc::new(Self { max_per_identity, state: Mutex::default() })
     }
 
-    /// Enters a connection whose peer is known.
-    pub(crate) fn enter(self: &Arc<Self>, peer: &Arc<Peer>, protocol: Protocol) -> Result<Entry, TooMany> {
+    /// Enters a connection whose peer is known, before anything is read of it: one that says nothing counts too.
+    pub(crate) fn enter(self: &Arc<Self>, peer: &Arc<Peer>) -> Result<Entry, TooMany> {
         let mut state = self.state.lock();
         if let Some(identity) = &peer.identity {
             let count = state.by_identity.entry(identity.clone()).or_default();
@@ -74,8 +78,12 @@ impl Census {
         }
         let key = state.next;
         state.next += 1;
-        let line =
-            Arc::new(Line { peer: Arc::clone(peer), protocol, since: SystemTime::now(), requests: AtomicU64::new(0) });
+        let line = Arc::new(Line {
+            peer: Arc::clone(peer),
+            protocol: OnceLock::new(),
+            since: SystemTime::now(),
+            requests: AtomicU64::new(0),
+        });
         state.connections.insert(key, Arc::clone(&line));
         Ok(Entry { census: Arc::clone(self), key, line })
     }
@@ -109,6 +117,11 @@ impl Census {
 }
 
 impl Entry {
+    /// What is spoken has been found out.
+    pub(crate) fn speaks(&self, protocol: Protocol) {
+        let _ = self.line.protocol.set(protocol); // found out once
+    }
+
     /// One more request on this connection.
     pub(crate) fn request(&self) {
         self.line.requests.fetch_add(1, Ordering::Relaxed);
@@ -159,13 +172,14 @@ mod tests {
     #[test]
     fn an_identity_has_its_limit_and_gets_places_back() {
         let census = Census::new(2);
-        let first = census.enter(&peer("a.b"), Protocol::Http2).unwrap();
-        let _second = census.enter(&peer("a.b"), Protocol::Http2).unwrap();
-        assert!(census.enter(&peer("a.b"), Protocol::Http2).is_err());
-        assert!(census.enter(&peer("c.d"), Protocol::Http2).is_ok());
+        let first = census.enter(&peer("a.b")).unwrap();
+        let _second = census.enter(&peer("a.b")).unwrap();
+        assert!(census.enter(&peer("a.b")).is_err());
+        assert!(census.enter(&peer("c.d")).is_ok());
+        first.speaks(Protocol::Http2);
         first.request();
         assert_eq!(census.by_identity(), [(Identity::parse("a.b").unwrap(), 2, 1)]);
         drop(first);
-        assert!(census.enter(&peer("a.b"), Protocol::Http2).is_ok());
+        assert!(census.enter(&peer("a.b")).is_ok());
     }
 }

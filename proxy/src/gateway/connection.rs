@@ -19,7 +19,7 @@ use super::census::Entry;
 use super::http::{self, Ended, How, Start};
 use super::refuse::Refused;
 use super::trust::Trust;
-use super::{Gateway, probe, tcp};
+use super::{Gateway, networks, probe, tcp};
 use crate::addr::ClientAddr;
 use crate::authorise::Permit;
 use crate::detect::{self, Hint, Naming, Negotiated, Session};
@@ -77,19 +77,23 @@ async fn live(
 
     let peer = accept::proxied(&mut socket, ClientAddr(record.peer.addr), &gateway.accept).await?;
     record.peer = Arc::new(Peer { addr: peer.0, identity: None, cluster: None, sni: None });
+    let place = gateway.networks.enter(peer.0.ip())?;
     lap(record, Stage::Accept, &mut mark);
 
     // From before the credentials are loaded: a change during the handshake must not be missed.
     let changes = gateway.credentials.changes();
-    let tls::server::Accepted { stream, peer, sni, alpn } = secure(gateway, socket, &mut mark, record).await?;
-    known(gateway, (stream, peer, sni, alpn), (permit, changes), (record, mark)).await
+    // Boxed, here and below: what is over gives its memory back, and an idle connection is as large as what it waits in.
+    let secured = Box::pin(secure(gateway, socket, &place, &mut mark, record)).await?;
+    place.identified();
+    let tls::server::Accepted { stream, peer, sni, alpn } = secured;
+    known(gateway, (Box::new(stream), peer, sni, alpn), (permit, place, changes), (record, mark)).await
 }
 
 /// From the handshake on: who the peer is is known.
 pub(super) async fn known<S>(
     gateway: &Rc<Gateway>,
     (stream, peer, sni, alpn): (S, tls::server::Peer, Option<crate::addr::Name>, Alpn),
-    (permit, changes): (&Rc<accept::Permit>, Changes),
+    (permit, place, changes): (&Rc<accept::Permit>, networks::Place, Changes),
     (record, mut mark): (&mut Record, Instant),
 ) -> Result<(), Refused>
 where
@@ -99,16 +103,17 @@ where
     let cluster = gateway.clusters.of(&identity, &peer.authorities);
     let addr = record.peer.addr;
     record.peer = Arc::new(Peer { addr, identity: Some(identity), cluster, sni: sni.clone() });
+    let census = gateway.census.enter(&record.peer)?;
     let counted = Rc::new(gateway.admit_session(&peer.identity)?);
 
     let session = detect::session(stream, hint(gateway, alpn, sni), &gateway.detect).await?;
     record.protocol = Some(session.protocol);
+    census.speaks(session.protocol);
     lap(record, Stage::Detect, &mut mark);
 
-    let census = gateway.census.enter(&record.peer, session.protocol)?;
     let trust = Trust::in_client(gateway, peer, addr, changes);
-    converse(gateway, session, (trust, Places { census, _accepted: Rc::clone(permit), _counted: counted }), record)
-        .await
+    let places = Places { census, _accepted: Rc::clone(permit), _network: place, _counted: counted };
+    converse(gateway, session, (trust, places), record).await
 }
 
 /// What a connection takes up in every count and limit, given back with the last that holds it: an upgraded connection
@@ -117,6 +122,7 @@ where
 pub(crate) struct Places {
     pub(crate) census: Entry,
     _accepted: Rc<accept::Permit>,
+    _network: networks::Place,
     _counted: Rc<Permit>,
 }
 
@@ -133,10 +139,10 @@ where
     let Session { naming, protocol, stream } = session;
     let client = trust.identity().clone();
     match (naming, protocol) {
-        (Naming::Port(port), _) => probe::through_header(gateway, port, stream, record.peer.addr).await,
+        (Naming::Port(port), _) => Box::pin(probe::through_header(gateway, port, stream, record.peer.addr)).await,
         (Naming::Header(target) | Naming::Sni(target), Protocol::Opaque) => {
             record.target = Some(target.clone());
-            tcp::serve(gateway, stream, target, &trust, record).await
+            Box::pin(tcp::serve(gateway, stream, target, &trust, record)).await
         }
         (Naming::Request, Protocol::Opaque) => {
             Err(Refused::new(Stage::Detect, Fault::Client, "detect.unknown_protocol", "bytes that name no service"))
@@ -153,8 +159,8 @@ where
             let start =
                 Start { gateway: Rc::clone(gateway), peer: Arc::clone(&record.peer), client, naming, trust, places };
             let ended = match protocol {
-                Protocol::Http2 => http::serve_http2(start, stream).await,
-                Protocol::Http1 | Protocol::Opaque => http::serve_http1(start, stream).await,
+                Protocol::Http2 => Box::pin(http::serve_http2(start, stream)).await,
+                Protocol::Http1 | Protocol::Opaque => Box::pin(http::serve_http1(start, stream)).await,
             };
             outcome(ended).map(|outcome| record.outcome = outcome)
         }
@@ -165,11 +171,15 @@ where
 async fn secure(
     gateway: &Rc<Gateway>,
     socket: TcpStream,
+    from: &networks::Place,
     mark: &mut Instant,
     record: &mut Record,
 ) -> Result<tls::server::Accepted<TcpStream>, Refused> {
     let credentials = gateway.credentials.load_full();
-    let place = match gateway.handshakes.place(gateway.tls.handshake_timeout).await {
+    let deadline = Instant::now() + gateway.tls.handshake_timeout;
+    // Who says nothing takes no place. Whatever this ends with, the handshake says it.
+    let _ = tokio::time::timeout_at(deadline, socket.readable()).await;
+    let place = match gateway.handshakes.place(from.network, deadline).await {
         Ok(place) => place,
         Err(refused) => {
             let took = lap(record, Stage::Tls, mark);
@@ -177,7 +187,8 @@ async fn secure(
             return Err(refused);
         }
     };
-    let secured = tls::server::accept(socket, &credentials, &gateway.tls).await;
+    let handshake = tls::server::accept(socket, &credentials, &gateway.tls);
+    let secured = tokio::time::timeout_at(deadline, handshake).await.unwrap_or(Err(tls::server::Error::Timeout));
     drop(place);
     let took = lap(record, Stage::Tls, mark);
     let result = secured.as_ref().map_or_else(crate::fault::Refusal::code, |_| "ok");

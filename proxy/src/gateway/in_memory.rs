@@ -44,8 +44,10 @@ pub async fn serve(
     let mut record =
         Record::connection(Arc::new(Peer { addr, identity: None, cluster: None, sni: None }), SystemTime::now());
     let session = (stream, peer, None, alpn);
-    if let Err(refused) = connection::known(&gateway, session, (&permit, changes), (&mut record, Instant::now())).await
-    {
+    let place = gateway.networks.enter(addr.ip()).expect("no network has connections yet");
+    place.identified();
+    let places = (&permit, place, changes);
+    if let Err(refused) = connection::known(&gateway, session, places, (&mut record, Instant::now())).await {
         refused.close(&mut record);
     }
     BACKEND.set(None);

@@ -8,14 +8,17 @@
 
 pub mod accept;
 mod admit;
+mod ahead;
 pub mod assertion;
 pub mod census;
 pub mod clusters;
 mod connection;
 mod dial;
+mod handshakes;
 pub mod http;
 #[cfg(fuzzing)]
 pub mod in_memory;
+pub mod networks;
 mod paced;
 pub mod probe;
 pub mod rechecks;
@@ -28,7 +31,7 @@ mod trust;
 pub mod watchers;
 pub mod worker;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -37,14 +40,16 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, Request, Response};
 use isthmus_probe::endpoint::Endpoint;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::assertion::Assertions;
 use self::census::Census;
 use self::clusters::Clusters;
 use self::dial::Dialer;
+use self::handshakes::Handshakes;
 use self::http::body::RequestBody;
+use self::networks::Networks;
 use self::rechecks::Rechecks;
 use self::refuse::Refused;
 use self::retries::Retries;
@@ -104,8 +109,12 @@ pub struct Shared {
     pub census: Arc<Census>,
     /// What the policy saw.
     pub watchers: Arc<Watchers>,
+    /// Where they come from.
+    pub networks: Arc<Networks>,
     /// Handshakes under way at once, per worker.
     pub max_handshakes: usize,
+    /// How many of these one source network may have; 0: all.
+    pub max_handshakes_per_network: usize,
     /// Answers probes, also those that come through 4143.
     pub probe: Arc<Endpoint>,
     /// The ports that stand for the probe in a transport header without a name.
@@ -143,12 +152,15 @@ pub(crate) struct Gateway {
     pub(crate) directory: Arc<Directory>,
     pub(crate) loads: Arc<balance::Registry>,
     pub(crate) census: Arc<Census>,
+    pub(crate) networks: Arc<Networks>,
     pub(crate) book: Book,
     pub(crate) balancers: Balancers,
     pub(crate) handshakes: Handshakes,
     pub(crate) dialer: Dialer,
     pub(crate) pool: Pool<RequestBody>,
     pub(crate) retries: Retries,
+    /// Requests under way on this worker.
+    pub(crate) requests: Cell<usize>,
     pub(crate) probe: Arc<Endpoint>,
     pub(crate) probe_ports: Vec<u16>,
     pub(crate) probe_authority: Option<Name>,
@@ -186,12 +198,14 @@ impl Gateway {
             directory: Arc::clone(&shared.directory),
             loads: Arc::clone(&shared.loads),
             census: Arc::clone(&shared.census),
+            networks: Arc::clone(&shared.networks),
             book: shared.watchers.book(),
             balancers: Balancers::default(),
-            handshakes: Handshakes::new(shared.max_handshakes),
+            handshakes: Handshakes::new(shared.max_handshakes, shared.max_handshakes_per_network),
             pool,
             dialer,
             retries: Retries::new(shared.http.retry_budget),
+            requests: Cell::new(0),
             probe: Arc::clone(&shared.probe),
             probe_ports: shared.probe_ports.clone(),
             probe_authority: shared.probe_authority.clone(),
@@ -207,6 +221,11 @@ impl Gateway {
         if guard.failed(failure) {
             self.observer.event(Event::Ejected);
         }
+    }
+
+    /// Whether more requests are under way than may be, the one that asks among them.
+    pub(crate) fn is_full(&self) -> bool {
+        self.requests.get() > self.http.max_requests
     }
 
     /// Route, then the balancer of whoever takes the request: from here on the endpoints are known, or known to be none.
@@ -231,7 +250,7 @@ impl Gateway {
     async fn found(&self, admitted: &Admitted<Target>) -> Result<Arc<Service>, Refused> {
         let service = self.directory.find(admitted)?;
         if service.known().is_none() {
-            service.endpoints(self.route.discovery_timeout).await?;
+            Box::pin(service.endpoints(self.route.discovery_timeout)).await?;
         }
         Ok(service)
     }
@@ -380,23 +399,5 @@ impl Balancers {
         let balancer = Balancer::new(service.target().clone(), settings.clone(), Arc::clone(loads));
         known.insert(Arc::as_ptr(service), (Arc::downgrade(service), balancer.clone()));
         balancer
-    }
-}
-
-/// Handshakes under way on one worker: beyond the limit they wait their turn, within their own deadline.
-#[derive(Debug)]
-pub(crate) struct Handshakes(Rc<Semaphore>);
-
-impl Handshakes {
-    fn new(limit: usize) -> Self {
-        Self(Rc::new(Semaphore::new(limit.clamp(1, Semaphore::MAX_PERMITS))))
-    }
-
-    /// A place among the handshakes under way, or a refusal when none is free in time.
-    async fn place(&self, timeout: Duration) -> Result<SemaphorePermit<'_>, Refused> {
-        match tokio::time::timeout(timeout, self.0.acquire()).await {
-            Ok(Ok(place)) => Ok(place),
-            _ => Err(Refused::new(Stage::Tls, Fault::Ours, "tls.overloaded", "too many handshakes are under way")),
-        }
     }
 }

@@ -8,6 +8,7 @@
 //! requests of other clients along. `l5d-proxy-connection: close` is still said where Linkerd says it, as that is
 //! advice to the proxy in front of the application.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +118,7 @@ const fn row(status: u16, grpc: u8, text: &'static str, advise_close: bool) -> A
 fn answer(refused: &Refused) -> Answer {
     match refused.code {
         "authorise.ambiguous_path" => row(400, 3, "ambiguous request path", false),
+        "authorise.no_route" => row(404, 5, "route not found", false),
         "authorise.not_exported" => row(404, 5, "service is not exported", false),
         "authorise.rate_limited" | "authorise.concurrency" | "authorise.connections" => {
             row(429, 8, "client limit exceeded", false)
@@ -139,6 +141,9 @@ fn answer(refused: &Refused) -> Answer {
         "connect.request_body" => row(400, 3, "malformed request", false),
         "connect.pool_full" => row(503, 14, "service unavailable", true),
         code if code.starts_with("connect.") => row(502, 14, "connection to the service failed", true),
+        "relay.body_timeout" => row(408, 4, "the request's body came too slowly", false),
+        "relay.overloaded" => row(503, 14, "the gateway is overloaded", false),
+        "relay.too_many_headers" => row(431, 8, "too many header fields", false),
         "relay.request_malformed" => row(400, 3, "malformed request", false),
         "relay.upgrade_unsupported" => row(501, 12, "the service does not support this upgrade", false),
         "relay.opaque_service" => row(501, 12, "the service does not speak HTTP", false),
@@ -200,12 +205,20 @@ pub(crate) fn rate_fields(
     remaining: u32,
     seconds: u64,
 ) -> Option<[(HeaderName, HeaderValue); 2]> {
-    let left = format!("\"{scope}\";r={remaining};t={seconds}");
-    let policy = format!("\"{scope}\";q={per_second};w=1");
-    Some([
-        (HeaderName::from_static("ratelimit"), HeaderValue::try_from(left).ok()?),
-        (HeaderName::from_static("ratelimit-policy"), HeaderValue::try_from(policy).ok()?),
-    ])
+    let mut left = field_value(format_args!("\"{scope}\";r={remaining};t={seconds}"))?;
+    // Another one in each response: not worth a place in the client's HPACK table (RFC 7541 §6.2.3).
+    left.set_sensitive(true);
+    let policy = field_value(format_args!("\"{scope}\";q={per_second};w=1"))?;
+    Some([(HeaderName::from_static("ratelimit"), left), (HeaderName::from_static("ratelimit-policy"), policy)])
+}
+
+/// A short text as a field's value, put together on the stack.
+fn field_value(text: std::fmt::Arguments<'_>) -> Option<HeaderValue> {
+    let mut buffer = [0; 96];
+    let mut rest = &mut buffer[..];
+    rest.write_fmt(text).ok()?;
+    let left = rest.len();
+    HeaderValue::from_bytes(&buffer[..buffer.len() - left]).ok()
 }
 
 /// The status that a refusal is recorded under.

@@ -37,6 +37,7 @@ pub(crate) struct Standing {
 pub(super) struct Upgraded {
     pub(super) method: Method,
     pub(super) path: Box<str>,
+    pub(super) query: Option<Box<str>>,
     pub(super) host: Option<Box<str>>,
     pub(super) headers: HeaderMap,
     pub(super) grpc: bool,
@@ -73,6 +74,7 @@ impl Standing {
                 let facts = RequestFacts {
                     method: &request.method,
                     path: &request.path,
+                    query: request.query.as_deref(),
                     headers: &request.headers,
                     host: request.host.as_deref(),
                     grpc: request.grpc,

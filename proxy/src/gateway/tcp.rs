@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::admit::Admitted;
+use super::ahead;
 use super::dial::Upstream;
 use super::http::session::HttpSession;
 use super::paced::Paced;
@@ -52,9 +53,12 @@ where
     let Admitted { admission, permit } = admitted;
     passed(record, Stage::Authorise);
     crate::route::loops(gateway.credentials.load().identity(), Some(client), false)?;
-    let routed = gateway.route_connection(admission.target).await?;
-    passed(record, Stage::Route);
-    let (upstream, guard, endpoint) = open(gateway, &routed).await?;
+    let reached = async {
+        let routed = gateway.route_connection(admission.target).await?;
+        passed(record, Stage::Route);
+        open(gateway, &routed).await
+    };
+    let (stream, (upstream, guard, endpoint)) = ahead::watched(stream, gateway.drain.clone(), reached).await?;
     record.endpoint = Some(endpoint);
     passed(record, Stage::Connect);
     let line = Line { gateway: Rc::clone(gateway), record: None, standing, permit, _session: None };

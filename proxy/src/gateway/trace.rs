@@ -4,13 +4,13 @@
 //! is recorded. The endpoint's `traceparent` then names this span, so that what it does hangs below it (W3C Trace
 //! Context §3.3). Without tracing nothing here runs, and the client's field goes through as it came.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::record::Span;
 use crate::wire::traceparent::Traceparent;
 
 /// The field's name.
-pub(crate) const TRACEPARENT: &str = "traceparent";
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Which requests are recorded.
 #[derive(Clone, Copy, Debug, PartialEq)]

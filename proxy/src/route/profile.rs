@@ -164,7 +164,7 @@ impl Rule {
         if let Some((_, failure)) = self.classes.iter().find(|(condition, _)| condition.holds(status)) {
             return *failure;
         }
-        grpc_status.map_or((500..600).contains(&status), |status| GRPC_FAILURES.contains(&status))
+        grpc_status.map_or_else(|| (500..600).contains(&status), |status| GRPC_FAILURES.contains(&status))
     }
 }
 

@@ -136,3 +136,49 @@ async fn demanded_services_are_bounded_and_forgotten_when_idle() {
     assert_eq!(directory.services().len(), 1);
     assert_eq!(std::iter::from_fn(|| demands.try_recv().ok()).count(), 3);
 }
+
+/// Knows one name, and that it is exported.
+#[derive(Debug)]
+struct Knows(&'static str);
+
+impl Catalogue for Knows {
+    fn exported(&self, target: &Target) -> Option<bool> {
+        (target.name.as_str() == self.0).then_some(true)
+    }
+}
+
+#[tokio::test]
+async fn a_catalogue_says_what_is_exported_before_anybody_asks() {
+    let (directory, _demands) = Directory::new(settings());
+    let web = target("web.ns.svc.cluster.local:80");
+    assert!(!directory.exported(&web));
+    directory.consult(Arc::new(Knows("web.ns.svc.cluster.local")));
+    assert!(directory.exported(&web) && !directory.exported(&target("db.ns.svc.cluster.local:80")));
+    // Once a source has spoken for the target itself, its word counts.
+    let service = directory.find(&admitted("web.ns.svc.cluster.local:80")).expect("pending");
+    assert!(directory.exported(&web), "nobody has spoken yet");
+    let changed = service.changed();
+    service.publish(DNS, false, State::Refused(Error::NoSuchPort));
+    assert!(!directory.exported(&web));
+    changed.await;
+    assert_eq!(service.endpoints(Duration::ZERO).await.map(drop), Err(Error::NoSuchPort));
+    let changed = service.changed();
+    service.publish(DNS, true, State::Refused(Error::NoSuchPort));
+    changed.await; // by the export alone
+}
+
+#[tokio::test]
+async fn names_that_lead_nowhere_make_room_for_others() {
+    let (directory, _demands) = Directory::new(Settings { max_demanded: 2, ..settings() });
+    let find = |name: &str| directory.find(&admitted(name));
+    let refused = find("out.ns.svc.cluster.local:80").expect("pending");
+    let empty = find("pod-9.web.ns.svc.cluster.local:80").expect("pending");
+    assert_eq!(find("web.ns.svc.cluster.local:80").map(drop), Err(Error::Capacity));
+    refused.publish(DNS, true, State::Refused(Error::ExternalName));
+    empty.publish(DNS, true, State::Known(endpoints(&[])));
+    for name in ["web.ns.svc.cluster.local:80", "db.ns.svc.cluster.local:80"] {
+        let found = find(name).expect("one that leads nowhere has gone");
+        found.publish(DNS, true, State::Known(endpoints(&[1])));
+    }
+    assert_eq!(find("late.ns.svc.cluster.local:80").map(drop), Err(Error::Capacity));
+}

@@ -32,6 +32,8 @@ pub(super) enum Values {
     FloatCounters(Vec<(Labels, f64)>),
     Gauges(Vec<(Labels, f64)>),
     Histograms(Vec<(Labels, Sum)>),
+    /// The same in milliseconds.
+    MillisHistograms(Vec<(Labels, Sum)>),
 }
 
 /// The page of all families.
@@ -58,7 +60,7 @@ impl Family {
         let kind = match self.values {
             Values::Counters(_) | Values::FloatCounters(_) => MetricType::Counter,
             Values::Gauges(_) => MetricType::Gauge,
-            Values::Histograms(_) => MetricType::Histogram,
+            Values::Histograms(_) | Values::MillisHistograms(_) => MetricType::Histogram,
         };
         let mut encoder = encoder.encode_descriptor(self.name, self.help, None, kind)?;
         match &self.values {
@@ -76,6 +78,14 @@ impl Family {
                     sum.seconds(),
                     sum.count(),
                     &sum.buckets(),
+                    None,
+                )
+            }),
+            Values::MillisHistograms(series) => series.iter().try_for_each(|(labels, sum)| {
+                encoder.encode_family(&borrowed(labels))?.encode_histogram::<NoLabelSet>(
+                    sum.millis(),
+                    sum.count(),
+                    &sum.buckets_millis(),
                     None,
                 )
             }),

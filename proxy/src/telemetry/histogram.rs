@@ -54,6 +54,18 @@ impl Sum {
         self.nanos as f64 / 1e9
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "a sum of milliseconds is shown as a float")]
+    pub(super) fn millis(&self) -> f64 {
+        self.nanos as f64 / 1e6
+    }
+
+    /// As [`Sum::buckets`], in milliseconds.
+    #[expect(clippy::cast_precision_loss, reason = "the bounds are small")]
+    pub(super) fn buckets_millis(&self) -> Vec<(f64, u64)> {
+        let bounds = BOUNDS_MICROS.iter().map(|micros| *micros as f64 / 1e3).chain([f64::INFINITY]);
+        bounds.zip(self.counts).collect()
+    }
+
     /// Upper bounds in seconds, the last one infinite, with the count of each bucket by itself.
     #[expect(clippy::cast_precision_loss, reason = "the bounds are small")]
     pub(super) fn buckets(&self) -> Vec<(f64, u64)> {

@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use super::encode::{Family, Labels, Values, page};
 use super::histogram::Sum;
 use super::labels::{Id, Interner, NONE, OTHER, client};
+use super::linkerd;
 use super::process;
-use super::shard::{Front, Numbers, Shard};
+use super::shard::{Decided, Front, Numbers, Shard};
 use super::traffic::{self, Pair, Refused};
 use crate::record::{Protocol, Stage};
 
@@ -29,12 +30,14 @@ pub struct Settings {
     pub max_clients: usize,
     /// Series of one family on one worker: services times clients times statuses could be many.
     pub max_series: usize,
+    /// Whether the page shows the families of Linkerd's proxies too.
+    pub linkerd: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         // A series takes some 200 bytes here and much more in the store behind: 20,000 a worker is what both bear.
-        Self { max_services: 1000, max_clients: 1000, max_series: 20_000 }
+        Self { max_services: 1000, max_clients: 1000, max_series: 20_000, linkerd: true }
     }
 }
 
@@ -44,6 +47,7 @@ pub struct Metrics {
     numbers: Arc<Numbers>,
     shards: Mutex<Vec<Arc<Shard>>>,
     readers: Mutex<Vec<Reader>>,
+    linkerd: bool,
 }
 
 /// What kind of value a reader yields.
@@ -87,7 +91,12 @@ impl Metrics {
             clusters: Interner::new(settings.max_clients),
             max_series: settings.max_series,
         };
-        Self { numbers: Arc::new(numbers), shards: Mutex::default(), readers: Mutex::default() }
+        Self {
+            numbers: Arc::new(numbers),
+            shards: Mutex::default(),
+            readers: Mutex::default(),
+            linkerd: settings.linkerd,
+        }
     }
 
     /// Counters for one more worker. What they counted stays counted when the worker ends.
@@ -118,6 +127,9 @@ impl Metrics {
         families.extend(self.by_service(&shards));
         families.extend(self.readers.lock().iter().map(Reader::family));
         families.extend(process::families());
+        if self.linkerd {
+            families.extend(linkerd::families(&shards, &self.numbers));
+        }
         page(families, openmetrics)
     }
 
@@ -290,7 +302,7 @@ fn by_text(shards: &[Arc<Shard>]) -> Vec<Family> {
             let labels = [("stage", stage.as_str()), ("code", code), ("fault", fault.as_str())];
             refusals.add(labels.map(|(name, value)| (name, value.to_owned())).into(), count);
         }
-        for ((rule, decision), count) in shard.decisions.lock().iter() {
+        for (Decided { rule, decision, .. }, count) in shard.decisions.lock().iter() {
             decisions.add(vec![("rule", rule.to_string()), ("decision", (*decision).to_owned())], count);
         }
     }
@@ -341,7 +353,7 @@ fn protocol(protocol: Option<Protocol>) -> String {
     protocol.map_or("", Protocol::as_str).to_owned()
 }
 
-fn status(status: u16) -> String {
+pub(super) fn status(status: u16) -> String {
     match status {
         0 => String::new(),
         1 => "other".to_owned(),
@@ -349,7 +361,7 @@ fn status(status: u16) -> String {
     }
 }
 
-fn grpc_status(label: u8) -> String {
+pub(super) fn grpc_status(label: u8) -> String {
     match label {
         0 => String::new(),
         1..=17 => (label - 1).to_string(),

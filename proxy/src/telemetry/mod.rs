@@ -22,6 +22,7 @@ mod escape;
 mod histogram;
 mod labels;
 pub mod lines;
+mod linkerd;
 pub mod logs;
 pub mod metrics;
 mod process;

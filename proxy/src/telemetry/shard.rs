@@ -20,6 +20,7 @@ use super::labels::{Id, Interner, NONE, OTHER};
 use crate::addr::Target;
 use crate::fault::Fault;
 use crate::identity::Identity;
+use crate::mix::Mixed;
 use crate::record::{Event, Observer, Outcome, Protocol, Record, Stage};
 
 /// What a worker counts; read by the scrape.
@@ -39,7 +40,7 @@ pub(super) struct Shard {
     pub(super) connects: Series<Box<str>, AtomicU64>,
     pub(super) distrusted: Series<Box<str>, AtomicU64>,
     pub(super) refusals: Series<(Stage, Fault, &'static str), AtomicU64>,
-    pub(super) decisions: Series<(Arc<str>, &'static str), AtomicU64>,
+    pub(super) decisions: Series<Decided, AtomicU64>,
     pub(super) requests: Series<RequestKey, AtomicU64>,
     pub(super) routes: Series<RouteKey, AtomicU64>,
     pub(super) retries_skipped: Series<Box<str>, AtomicU64>,
@@ -49,6 +50,14 @@ pub(super) struct Shard {
 
 /// Counts with labels.
 pub(super) type Series<K, V> = Mutex<HashMap<K, Arc<V>>>;
+
+/// What a rule decided about requests, or about connections.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Decided {
+    pub(super) rule: Arc<str>,
+    pub(super) decision: &'static str,
+    pub(super) request: bool,
+}
 
 /// A request's labels.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -122,7 +131,7 @@ pub struct Front {
     connects: Cache<Box<str>, AtomicU64>,
     distrusted: Cache<Box<str>, AtomicU64>,
     refusals: Cache<(Stage, Fault, &'static str), AtomicU64>,
-    decisions: Cache<(Arc<str>, &'static str), AtomicU64>,
+    decisions: Cache<Decided, AtomicU64>,
     requests: Cache<RequestKey, AtomicU64>,
     routes: Cache<RouteKey, AtomicU64>,
     retries_skipped: Cache<Box<str>, AtomicU64>,
@@ -161,8 +170,8 @@ impl Front {
             Outcome::Refused { stage: Stage::Authorise, .. } => "refused",
             _ => "admitted",
         };
-        let key = (Arc::clone(rule), decision);
-        let coarse = || (Arc::from("other"), decision);
+        let key = Decided { rule: Arc::clone(rule), decision, request: record.request.is_some() };
+        let coarse = || Decided { rule: Arc::from("other"), ..key };
         self.decisions.at(&self.shard.decisions, &key, || key.clone(), coarse, self.numbers.max_series, add_one);
     }
 
@@ -335,7 +344,7 @@ fn add_one(count: &AtomicU64) {
 
 /// Where one worker's series are, without a lock.
 #[derive(Debug)]
-struct Cache<K, V>(RefCell<HashMap<K, Arc<V>>>);
+struct Cache<K, V>(RefCell<HashMap<K, Arc<V>, Mixed>>);
 
 impl<K, V> Default for Cache<K, V> {
     fn default() -> Self {

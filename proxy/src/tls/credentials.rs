@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::client::Resumption;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
@@ -54,17 +54,36 @@ impl Default for Settings {
     }
 }
 
-/// What a gateway is and whom it believes, at one moment.
+/// Whom a gateway believes.
+#[derive(Clone)]
+struct Anchors {
+    bundle: String,
+    roots: Arc<[RootInfo]>,
+    crls: Arc<[CrlInfo]>,
+    trust: Arc<Trust>,
+    settings: Settings,
+}
+
+impl Anchors {
+    fn from_pem(bundle: &File, crls: &[File], settings: &Settings) -> Result<Self, CredentialsError> {
+        let (anchors, roots) = files::roots(bundle)?;
+        let (revoking, crls) = files::crls(crls)?;
+        let trust = Trust::new(anchors, revoking, settings.refuse_expired_crls, settings.refuse_unknown_revocation);
+        let (roots, crls, trust) = (roots.into(), crls.into(), Arc::new(trust));
+        Ok(Self { bundle: bundle.name.clone(), roots, crls, trust, settings: settings.clone() })
+    }
+}
+
+/// What a gateway is and whom it believes, at one moment. A gateway that is still to get its certificate believes already.
+#[derive(Clone)]
 pub struct Credentials {
     identity: Identity,
     server_names: Vec<Name>,
     not_before: SystemTime,
     expires: SystemTime,
     chain: Chain,
-    roots: Vec<RootInfo>,
-    crls: Vec<CrlInfo>,
     warnings: Vec<String>,
-    trust: Arc<Trust>,
+    anchors: Anchors,
     server: Arc<ServerConfig>,
     server_without_alpn: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
@@ -76,8 +95,8 @@ impl fmt::Debug for Credentials {
         f.debug_struct("Credentials")
             .field("identity", &self.identity)
             .field("expires", &self.expires)
-            .field("roots", &self.roots)
-            .field("crls", &self.crls)
+            .field("roots", &self.anchors.roots)
+            .field("crls", &self.anchors.crls)
             .finish_non_exhaustive()
     }
 }
@@ -91,50 +110,116 @@ impl Credentials {
     /// As [`from_pem`](Self::from_pem), at the time given.
     pub fn from_pem_at(pem: &Pem, settings: &Settings, now: SystemTime) -> Result<Self, CredentialsError> {
         let chain = files::certificates(&pem.chain)?;
-        let leaf = inspect::certificate(&chain[0]).map_err(|error| at(&pem.chain, error.into()))?;
-        if leaf.is_ca {
-            return Err(at(&pem.chain, Problem::CaFirst(leaf.subject)));
-        }
-        let identity = leaf.identities.first().cloned().ok_or_else(|| at(&pem.chain, Problem::NoIdentity))?;
+        let leaf = leaf(&pem.chain, &chain)?;
         let key = files::certified_key(&pem.key, &pem.chain, &chain)?;
-        let (anchors, roots) = files::roots(&pem.bundle)?;
-        let (revoking, crls) = files::crls(&pem.crls)?;
-        let trust = Trust::new(anchors, revoking, settings.refuse_expired_crls, settings.refuse_unknown_revocation);
-        let trust = Arc::new(trust);
+        Self::build(
+            &pem.chain,
+            (chain, leaf),
+            (key, &pem.key),
+            Anchors::from_pem(&pem.bundle, &pem.crls, settings)?,
+            now,
+        )
+    }
+
+    /// A gateway that will be `identity` and has no certificate yet: it believes the roots of `bundle`, connects as nobody,
+    /// and answers no handshake.
+    pub fn awaiting(
+        identity: Identity,
+        bundle: &File,
+        crls: &[File],
+        settings: &Settings,
+    ) -> Result<Self, CredentialsError> {
+        Ok(Self::without_certificate(identity, Anchors::from_pem(bundle, crls, settings)?))
+    }
+
+    /// As [`awaiting`](Self::awaiting), where the roots are still to come too.
+    pub fn believing_nobody(identity: Identity, settings: &Settings) -> Self {
+        let trust =
+            Trust::new(Vec::new(), Vec::new(), settings.refuse_expired_crls, settings.refuse_unknown_revocation);
+        let anchors = Anchors {
+            bundle: String::new(),
+            roots: Arc::new([]),
+            crls: Arc::new([]),
+            trust: Arc::new(trust),
+            settings: settings.clone(),
+        };
+        Self::without_certificate(identity, anchors)
+    }
+
+    fn without_certificate(identity: Identity, anchors: Anchors) -> Self {
+        let settings = &anchors.settings;
+        let dns = match &identity {
+            Identity::Dns(name) => Some(name.clone()),
+            Identity::Uri(_) => None,
+        };
+        Self {
+            server_names: settings.server_names.iter().cloned().chain(dns).collect(),
+            not_before: SystemTime::UNIX_EPOCH,
+            expires: SystemTime::UNIX_EPOCH,
+            chain: Arc::new([]),
+            warnings: Vec::new(),
+            server: Arc::new(server_config(&anchors.trust, Arc::new(NoCertificate), Vec::new())),
+            server_without_alpn: Arc::new(server_config(&anchors.trust, Arc::new(NoCertificate), Vec::new())),
+            client: Arc::new(client_config(&anchors.trust, None, &identity)),
+            signer: None,
+            identity,
+            anchors,
+        }
+    }
+
+    /// The same roots and CRLs with this chain and key. Refused where they do not fit each other now.
+    pub fn with_certificate(&self, chain: &File, key: &File) -> Result<Self, CredentialsError> {
+        let certificates = files::certificates(chain)?;
+        let leaf = leaf(chain, &certificates)?;
+        let certified = files::certified_key(key, chain, &certificates)?;
+        Self::build(chain, (certificates, leaf), (certified, key), self.anchors.clone(), SystemTime::now())
+    }
+
+    fn build(
+        file: &File,
+        (chain, leaf): (Vec<Der>, inspect::Certificate),
+        (key, key_file): (CertifiedKey, &File),
+        anchors: Anchors,
+        now: SystemTime,
+    ) -> Result<Self, CredentialsError> {
+        let trust = &anchors.trust;
         trust
             .check(&chain, Side::Server, now)
-            .map_err(|reason| at(&pem.chain, Problem::NotTrusted { bundle: pem.bundle.name.clone(), reason }))?;
-
+            .map_err(|reason| at(file, Problem::NotTrusted { bundle: anchors.bundle.clone(), reason }))?;
         let mut certificates = Vec::new();
         for der in &chain {
-            certificates.push(inspect::certificate(der).map_err(|error| at(&pem.chain, error.into()))?);
+            certificates.push(inspect::certificate(der).map_err(|error| at(file, error.into()))?);
         }
-        let mut server_names: Vec<Name> = settings.server_names.clone();
+        let mut server_names: Vec<Name> = anchors.settings.server_names.clone();
         server_names.extend(leaf.identities.iter().filter_map(|identity| match identity {
             Identity::Dns(name) => Some(name.clone()),
             Identity::Uri(_) => None,
         }));
-        let warnings = warnings(pem, &trust, &chain, &certificates, &roots, &crls, &server_names, now);
-        let key = Arc::new(key);
+        let identity = leaf.identities.first().cloned().ok_or_else(|| at(file, Problem::NoIdentity))?;
+        let warnings = warnings(&file.name, &anchors, &chain, &certificates, &server_names, now);
+        let key = Arc::new(SingleCertAndKey::from(key));
         let every_alpn = [ALPN_TRANSPORT_HEADER, ALPN_H2, ALPN_HTTP11].map(<[u8]>::to_vec).to_vec();
         Ok(Self {
-            signer: Signer::first(&pem.key).map(Arc::new),
-            server: Arc::new(server_config(&trust, &key, every_alpn)),
-            server_without_alpn: Arc::new(server_config(&trust, &key, Vec::new())),
-            client: Arc::new(client_config(&trust, &key, &identity)),
+            signer: Signer::first(key_file).map(Arc::new),
+            server: Arc::new(server_config(trust, Arc::<SingleCertAndKey>::clone(&key), every_alpn)),
+            server_without_alpn: Arc::new(server_config(trust, Arc::<SingleCertAndKey>::clone(&key), Vec::new())),
+            client: Arc::new(client_config(trust, Some(key), &identity)),
             not_before: certificates.iter().map(|certificate| certificate.not_before).max().unwrap_or(leaf.not_before),
             expires: certificates.iter().map(|certificate| certificate.not_after).min().unwrap_or(leaf.not_after),
             chain: chain.into(),
             identity,
             server_names,
-            roots,
-            crls,
             warnings,
-            trust,
+            anchors,
         })
     }
 
-    /// Who the gateway is: the first usable name in its leaf.
+    /// Whether there is a certificate to show; without one no handshake is answered.
+    pub fn has_certificate(&self) -> bool {
+        !self.chain.is_empty()
+    }
+
+    /// Who the gateway is: the first usable name in its leaf; before it has one, who it will be.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -144,12 +229,12 @@ impl Credentials {
         &self.server_names
     }
 
-    /// When the youngest certificate of the own chain began.
+    /// When the youngest certificate of the own chain began; the epoch where there is none.
     pub fn not_before(&self) -> SystemTime {
         self.not_before
     }
 
-    /// When the first certificate of the own chain ends.
+    /// When the first certificate of the own chain ends; the epoch where there is none.
     pub fn expires(&self) -> SystemTime {
         self.expires
     }
@@ -161,12 +246,12 @@ impl Credentials {
 
     /// Whom the gateway believes.
     pub fn roots(&self) -> &[RootInfo] {
-        &self.roots
+        &self.anchors.roots
     }
 
     /// The CRLs in use.
     pub fn crls(&self) -> &[CrlInfo] {
-        &self.crls
+        &self.anchors.crls
     }
 
     /// The gateway's key as one that signs; none where it is not on P-256.
@@ -180,7 +265,7 @@ impl Credentials {
     }
 
     pub(super) fn trust(&self) -> &Arc<Trust> {
-        &self.trust
+        &self.anchors.trust
     }
 
     pub(super) fn server_config(&self, alpn: bool) -> &Arc<ServerConfig> {
@@ -191,50 +276,70 @@ impl Credentials {
     /// a handshake, and saves a cache that would have to be bounded.
     pub(super) fn client_config(&self, expected: &Identity) -> ClientConfig {
         let mut config = ClientConfig::clone(&self.client);
-        let verifier = ServerVerifier { trust: Arc::clone(&self.trust), expected: expected.clone() };
+        let verifier = ServerVerifier { trust: Arc::clone(&self.anchors.trust), expected: expected.clone() };
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         config
     }
 }
 
-fn server_config(trust: &Arc<Trust>, key: &Arc<CertifiedKey>, alpn: Vec<Vec<u8>>) -> ServerConfig {
+/// The leaf, which must be somebody's and no CA's.
+fn leaf(file: &File, chain: &[Der]) -> Result<inspect::Certificate, CredentialsError> {
+    let leaf = inspect::certificate(&chain[0]).map_err(|error| at(file, error.into()))?;
+    match leaf {
+        leaf if leaf.is_ca => Err(at(file, Problem::CaFirst(leaf.subject))),
+        leaf if leaf.identities.is_empty() => Err(at(file, Problem::NoIdentity)),
+        leaf => Ok(leaf),
+    }
+}
+
+/// Where there is nothing to show yet.
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesServerCert for NoCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+}
+
+fn server_config(trust: &Arc<Trust>, key: Arc<dyn ResolvesServerCert>, alpn: Vec<Vec<u8>>) -> ServerConfig {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(VERSIONS)
         .expect("the provider speaks TLS 1.3")
         .with_client_cert_verifier(Arc::new(ClientVerifier(Arc::clone(trust))))
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
+        .with_cert_resolver(key);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = alpn;
     config
 }
 
-fn client_config(trust: &Arc<Trust>, key: &Arc<CertifiedKey>, expected: &Identity) -> ClientConfig {
+fn client_config(trust: &Arc<Trust>, key: Option<Arc<SingleCertAndKey>>, expected: &Identity) -> ClientConfig {
     let verifier = ServerVerifier { trust: Arc::clone(trust), expected: expected.clone() };
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
+    let config = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(VERSIONS)
         .expect("the provider speaks TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match key {
+        Some(key) => config.with_client_cert_resolver(key),
+        None => config.with_no_client_auth(),
+    };
     config.resumption = Resumption::disabled();
     config
 }
 
 /// What keeps nothing from working, and should be known.
-#[expect(clippy::too_many_arguments, reason = "the pieces that were just read, looked at once more")]
 fn warnings(
-    pem: &Pem,
-    trust: &Trust,
+    name: &str,
+    anchors: &Anchors,
     chain: &[Der],
     certificates: &[inspect::Certificate],
-    roots: &[RootInfo],
-    crls: &[CrlInfo],
     server_names: &[Name],
     now: SystemTime,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
-    let name = &pem.chain.name;
+    let Anchors { trust, roots, crls, .. } = anchors;
     if let Some(leaf) = certificates.first()
         && leaf.key != "ECDSA P-256"
     {
@@ -248,7 +353,7 @@ fn warnings(
     }
     for root in roots.iter().filter(|root| root.not_after < now) {
         let ended = inspect::rfc3339(root.not_after);
-        warnings.push(format!("{}: root '{}' expired at {ended}, and is believed on", pem.bundle.name, root.subject));
+        warnings.push(format!("{}: root '{}' expired at {ended}, and is believed on", anchors.bundle, root.subject));
     }
     for crl in crls.iter().filter(|info| info.crl.next_update.is_some_and(|next| next < now)) {
         warnings.push(format!("{}: the CRL of '{}' is past its next update", crl.file, crl.crl.issuer));

@@ -109,6 +109,9 @@ async fn handshake<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    if !credentials.has_certificate() {
+        return Err(Error::NotYet);
+    }
     let mut hello = BytesMut::with_capacity(FIRST_READ_BYTES.min(settings.max_hello_bytes));
     let sni = server_name(&mut stream, &mut hello, settings).await?;
     match &sni {
@@ -223,6 +226,9 @@ pub enum Error {
     /// The hello has no server name.
     #[error("asked for no server name")]
     NoSni,
+    /// The gateway has no certificate yet.
+    #[error("the gateway is waiting for its own certificate")]
+    NotYet,
     /// Not TLS at all.
     #[error("not TLS")]
     Plaintext,
@@ -283,6 +289,7 @@ impl Refusal for Error {
         match self {
             // Our CRLs are stale or wanting: the client can do nothing about it.
             Self::Certificate { reason: Reason::CrlExpired { .. } | Reason::RevocationUnknown, .. } => Fault::Ours,
+            Self::NotYet => Fault::Ours,
             _ => Fault::Client,
         }
     }
@@ -301,6 +308,7 @@ impl Refusal for Error {
             Self::NoClientCertificate => "tls.no_client_certificate",
             Self::NoIdentity { .. } => "tls.no_identity",
             Self::NoSni => "tls.no_sni",
+            Self::NotYet => "tls.not_yet",
             Self::Plaintext => "tls.plaintext",
             Self::Timeout => "tls.handshake_timeout",
             Self::Version => "tls.protocol_version",

@@ -9,6 +9,7 @@ pub mod client_hello;
 pub mod forwarded;
 pub mod forwarded_for;
 pub mod http1_guard;
+pub mod http2_frames;
 pub mod preface;
 pub mod proxy_header;
 mod reader;

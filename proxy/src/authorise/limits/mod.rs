@@ -3,7 +3,7 @@
 //! **In** who was admitted, where to and by which rule. **Out** a [`Permit`], held for as long as the request or connection
 //! lives. **Refuses** with [`Limited`]: which limit, of which scope, and when to try again.
 //!
-//! Five scopes count: each client of a rule, each client, each rule, each service, and all together. They are asked from the
+//! Six scopes count: each client of a rule, clients that share a rate, each client, each rule, each service, and all together. They are asked from the
 //! narrowest to the widest, so that one client that asks for too much is refused by its own limit and uses nothing of what it
 //! shares with others. What narrower scopes have counted is taken back when a wider one refuses.
 //!
@@ -18,6 +18,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,8 @@ use crate::fault::{Fault, Refusal};
 use crate::identity::Identity;
 
 use super::policy::{Admission, Client};
-use super::settings::{Mode, Settings};
+use super::served::RateLimits;
+use super::settings::{LimitSettings, Mode, Settings};
 use permit::Kind;
 use table::{Pin, Table};
 
@@ -53,6 +55,8 @@ pub enum Scope {
     All,
     /// One client identity.
     Client,
+    /// Several client identities, for which there is a rate of their own.
+    Override,
     /// One rule.
     Rule,
     /// One client identity under one rule.
@@ -67,6 +71,7 @@ impl Scope {
         match self {
             Self::All => "all",
             Self::Client => "client",
+            Self::Override => "override",
             Self::Rule => "rule",
             Self::RuleClient => "rule_client",
             Self::Service => "service",
@@ -141,7 +146,16 @@ pub struct Limits {
     all: Bounds,
     client: Bounds,
     service: Bounds,
+    /// Rates of certain clients, which take the place of the rate of each client.
+    overrides: HashMap<Identity, Arc<Override>>,
     state: Arc<State>,
+}
+
+/// A rate that some clients share.
+#[derive(Debug)]
+struct Override {
+    bounds: Bounds,
+    cell: Arc<Cell>,
 }
 
 /// The counts.
@@ -158,7 +172,7 @@ const SERVICES_TRACKED: usize = 4096;
 
 impl Limits {
     /// From words that were checked. Counts are taken over from the policy that is replaced.
-    pub(super) fn new(settings: &Settings, replaced: Option<&Self>) -> Self {
+    pub(super) fn new(settings: &Settings, served: &RateLimits, replaced: Option<&Self>) -> Self {
         let places = settings.limits_tracked as usize;
         let fresh = || State {
             epoch: Instant::now(),
@@ -176,10 +190,23 @@ impl Limits {
             }),
             None => Arc::new(fresh()),
         };
+        let with = |limits: &LimitSettings, rate: Option<u32>| match rate {
+            None => Bounds::new(limits),
+            rate => Bounds::new(&LimitSettings { requests_per_second: rate, burst: None, ..limits.clone() }),
+        };
+        let mut overrides = HashMap::new();
+        for (rate, clients) in &served.overrides {
+            // The count goes on where the same rate was shared by the first of them before.
+            let before = replaced.zip(clients.first()).and_then(|(limits, first)| limits.overrides.get(first));
+            let cell = before.map_or_else(Arc::default, |before| Arc::clone(&before.cell));
+            let shared = Arc::new(Override { bounds: with(&LimitSettings::default(), Some(*rate)), cell });
+            overrides.extend(clients.iter().map(|client| (client.clone(), Arc::clone(&shared))));
+        }
         Self {
             mode: settings.mode,
-            all: Bounds::new(&settings.limits),
-            client: Bounds::new(&settings.limits_per_client),
+            all: with(&settings.limits, served.total),
+            client: with(&settings.limits_per_client, served.identity),
+            overrides,
             service: Bounds::new(&settings.limits_per_service),
             state,
         }
@@ -224,11 +251,17 @@ impl Limits {
     }
 
     fn client_scope(&self, permit: &mut Permit, kind: Kind, identity: &Identity) -> Result<(), Limited> {
-        if self.client.is_empty() {
+        let mut bounds = self.client;
+        if let Some(shared) = self.overrides.get(identity) {
+            bounds.rate = None;
+            let pin = Pin::Shared(Arc::clone(&shared.cell));
+            permit.count(kind, Scope::Override, shared.bounds, pin, self.enforces(None), None)?;
+        }
+        if bounds.is_empty() {
             return Ok(());
         }
         let pin = self.state.clients.pin(("", identity), permit.now());
-        permit.count(kind, Scope::Client, self.client, pin, self.enforces(None), None)
+        permit.count(kind, Scope::Client, bounds, pin, self.enforces(None), None)
     }
 
     fn fixed_scope(

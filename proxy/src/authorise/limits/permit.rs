@@ -50,7 +50,7 @@ pub struct Permit {
     epoch: Instant,
     now: u64,
     /// One for each scope that has limits.
-    counted: [Option<Counted>; 5],
+    counted: [Option<Counted>; 6],
     standing: Option<Standing>,
     /// In audit mode: what enforcing would have said.
     pub would_refuse: Option<Limited>,
@@ -69,7 +69,7 @@ struct Counted {
 
 impl Permit {
     pub(super) fn new(epoch: Instant, now: Instant) -> Self {
-        let counted = [const { None }; 5];
+        let counted = [const { None }; 6];
         Self { epoch, now: since(epoch, now), counted, standing: None, would_refuse: None }
     }
 
@@ -140,7 +140,7 @@ impl Permit {
         }
         let (rate, request, connection) = counted;
         let bytes_per_second = if kind == Kind::Session { None } else { bounds.bytes_per_second };
-        let place = self.counted.iter_mut().find(|place| place.is_none()).expect("there are five scopes");
+        let place = self.counted.iter_mut().find(|place| place.is_none()).expect("there are six scopes");
         *place = Some(Counted { pin, bytes_per_second, request, connection, rate });
         let Some((limit, most, retry_after)) = over else { return Ok(()) };
         let limited = Limited { limit, scope, most, retry_after, rule: grant.map(|grant| Arc::clone(&grant.rule)) };

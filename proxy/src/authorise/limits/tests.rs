@@ -20,6 +20,7 @@ fn admission(policy: &Policy, client: &Client, service: &str) -> Admission {
     let facts = RequestFacts {
         method: &http::Method::GET,
         path: "/",
+        query: None,
         headers: &http::HeaderMap::new(),
         host: None,
         grpc: false,

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use super::Own;
 use super::report::{Category, Check};
+use crate::app::credentials::prepare;
 use crate::config::Config;
+use crate::config::file::IdentitySource;
 use crate::identity::Identity;
 use crate::sources::files::credentials::CredentialFiles;
 use crate::sources::files::{Recipe, snapshot};
@@ -28,6 +30,19 @@ pub(super) fn check(
     peer_bundles: &[PathBuf],
 ) -> (Category, Option<Own>) {
     let mut category = Category::new("credentials");
+    if config.file.identity.source != IdentitySource::Files {
+        // The certificate is the running gateway's alone: it can be asked whether it is ready, and why not.
+        category.add(match prepare(config) {
+            Ok((credentials, _)) => Check::passed(format!(
+                "the trust anchors can be read ({}); the certificate is the running gateway's alone",
+                credentials.roots().len()
+            )),
+            Err(wrong) => {
+                Check::failed("the trust anchors can be read", wrong, "check tls.bundle_file and tls.crl_files")
+            }
+        });
+        return (category, None);
+    }
     let recipe = config.credential_files();
     let own = readable(&recipe, &mut category).then(|| consistent(&recipe, &mut category)).flatten();
     let now = SystemTime::now();

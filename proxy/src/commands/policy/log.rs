@@ -150,7 +150,7 @@ fn became(line: &Line) -> Option<(Became, Option<String>, Option<String>)> {
 }
 
 fn is_denial(code: Option<&str>) -> bool {
-    let reasons = [Reason::AmbiguousPath, Reason::Denied, Reason::NoRule, Reason::NotExported];
+    let reasons = [Reason::AmbiguousPath, Reason::Denied, Reason::NoRoute, Reason::NoRule, Reason::NotExported];
     code.is_some_and(|code| reasons.iter().any(|reason| reason.code() == code))
 }
 

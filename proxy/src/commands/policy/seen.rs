@@ -94,7 +94,7 @@ fn asking(call: &Call) -> Asking {
     };
     let headers = http::HeaderMap::new();
     let path = call.path.as_deref().unwrap_or("/");
-    Asking::new(&RequestFacts { method: &method, path, headers: &headers, host: None, grpc: call.grpc })
+    Asking::new(&RequestFacts { method: &method, path, query: None, headers: &headers, host: None, grpc: call.grpc })
 }
 
 fn warn(Tally { calls, other, cut }: Tally, beyond: u64) {

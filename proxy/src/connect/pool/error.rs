@@ -53,6 +53,23 @@ impl<B> std::fmt::Debug for SendError<B> {
     }
 }
 
+/// The body of a response that broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// On an HTTP/1.1 connection.
+    #[error("the endpoint's HTTP/1.1 response broke off")]
+    Http1(#[source] hyper::Error),
+    /// On an HTTP/2 stream.
+    #[error("the endpoint's HTTP/2 stream broke off")]
+    Http2(#[source] h2::Error),
+}
+
+/// What h2's error means for us.
+pub(super) fn from_h2(error: h2::Error) -> Error {
+    let meaning = http2_meaning(&error);
+    meaning(Arc::new(error))
+}
+
 /// What hyper's error means for us.
 pub(super) fn from_hyper(error: hyper::Error) -> Error {
     let meaning = meaning(&error);
@@ -114,7 +131,7 @@ fn io_meaning(error: &io::Error) -> fn(Cause) -> Error {
     }
 }
 
-fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+pub(super) fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {

@@ -13,10 +13,10 @@ use http_body::Body;
 use hyper::client::conn::http1::SendRequest;
 
 use super::super::Error;
-use super::body::{Hold, Streamed};
+use super::body::{Hold, Source, Streamed};
 use super::line::Line;
 use super::peer::Peer;
-use super::{SendError, Stats, bind};
+use super::{SendError, Stats};
 
 /// How often a request that met a connection just closed by the endpoint is moved to the next one before a new one is
 /// insisted on: a restarted endpoint leaves many dead ones behind.
@@ -67,7 +67,7 @@ where
         let found = if tries < STALE_TRIES { pop(peer) } else { None };
         let mut lease = match found {
             Some(lease) => lease,
-            None => match wait(peer).await {
+            None => match Box::pin(wait(peer)).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(SendError::unsent(error, request)),
             },
@@ -80,7 +80,7 @@ where
                     response.status() == StatusCode::SWITCHING_PROTOCOLS || (connect && response.status().is_success());
                 (lease.conn, lease.sent) = (Some(conn), true);
                 let hold = Hold::Http1 { lease, upgraded };
-                return Ok(bind(response, |body| Streamed::new(body, hold)));
+                return Ok(response.map(|body| Streamed::new(Source::Http1(body), hold)));
             }
             Err(error) => {
                 let failed = SendError::from_hyper(error);

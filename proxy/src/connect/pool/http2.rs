@@ -1,39 +1,52 @@
 //! HTTP/2: a connection is shared by as many streams as it takes.
 //!
+//! h2 is used as it is, without hyper's client above it: a request is put on the connection by whoever sends it, and its response
+//! wakes that task, where hyper has a channel, a task for the connection and another for each request between the two.
+//!
 //! The first connection with room is used, so that few are kept; when none has room another is opened, up to the limit,
 //! and beyond it requests wait in line for a stream to end. A connection that has grown old keeps working while its
 //! successor is dialled, and is then left to finish what it has begun (GOAWAY, RFC 9113 §6.8).
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use h2::RecvStream;
+use h2::client::{ResponseFuture, SendRequest};
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use hyper::client::conn::http2::SendRequest;
 
 use super::super::Error;
-use super::body::{Hold, Streamed};
+use super::body::{Hold, Source, Streamed};
+use super::error::from_h2;
 use super::line::Line;
 use super::peer::Peer;
-use super::{SendError, Stats, bind};
+use super::pulse::Pulse;
+use super::received::Received;
+use super::tunnel::Tunnel;
+use super::upload::{Stopped, Upload};
+use super::{SendError, Stats};
 
-/// How often a request that met a connection just going away is moved to another.
+/// How often a request that waited for a connection which then went away is moved to another.
 const STALE_TRIES: usize = 3;
 
 #[derive(Debug)]
 pub(super) struct Http2<B> {
-    conns: RefCell<Vec<Rc<Conn<B>>>>,
+    conns: RefCell<Vec<Rc<Conn>>>,
     line: Line<Slot<B>>,
     dialing: Cell<usize>,
 }
 
 #[derive(Debug)]
-pub(super) struct Conn<B> {
-    /// Gone once the connection is to take no more streams; hyper ends it when the last has ended.
-    sender: RefCell<Option<SendRequest<B>>>,
-    limit: Rc<Cell<usize>>,
-    streams: Cell<usize>,
+pub(super) struct Conn {
+    /// Gone once the connection is to take no more streams; h2 ends it when the last has ended.
+    sender: RefCell<Option<SendRequest<Bytes>>>,
+    pulse: Rc<Pulse>,
     born: u32,
     /// The tick when its last stream ended.
     pub(super) used: Cell<u32>,
@@ -43,9 +56,9 @@ pub(super) struct Conn<B> {
 #[derive(Debug)]
 pub(super) struct Slot<B> {
     peer: Rc<Peer<B>>,
-    conn: Rc<Conn<B>>,
-    /// Given along where time may pass before the slot is used, so that the connection cannot be retired meanwhile.
-    sender: Option<SendRequest<B>>,
+    conn: Rc<Conn>,
+    /// A handle for this one stream: the connection cannot end before it is used, and it never waits for another stream.
+    sender: Option<SendRequest<Bytes>>,
 }
 
 /// The dial that [`Http2::dialing`] counts.
@@ -56,41 +69,108 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let (slot, mut sender) = match place(peer).await {
+        Ok(place) => place,
+        Err(error) => return Err(SendError::unsent(error, request)),
+    };
     *request.version_mut() = http::Version::HTTP_2;
     let connect = request.method() == Method::CONNECT;
-    let mut tries = 0;
-    loop {
-        let mut slot = match find(peer) {
-            Some(slot) => slot,
-            None => match wait(peer).await {
-                Ok(slot) => slot,
-                Err(error) => return Err(SendError::unsent(error, request)),
-            },
+    let (head, body) = request.into_parts();
+    let ends = !connect && body.is_end_stream();
+    let mut request = Request::from_parts(head, ());
+    if !ends && let Some(length) = body.size_hint().exact() {
+        request.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    let failed = |error: h2::Error, slot: &Slot<B>| SendError {
+        error: if slot.conn.pulse.lost.get() { Error::Timeout } else { from_h2(error) },
+        request: None,
+    };
+    let (response, stream) = sender.send_request(request, ends).map_err(|error| failed(error, &slot))?;
+    drop(sender);
+    if connect {
+        return match response.await {
+            Ok(response) => Ok(connected(response, stream, slot)),
+            Err(error) => Err(failed(error, &slot)),
         };
-        // The borrow must not live across the await: others share the connection.
-        let sending = match (slot.sender.take(), slot.conn.sender.borrow_mut().as_mut()) {
-            (Some(mut own), _) => own.try_send_request(request),
-            (None, Some(shared)) => shared.try_send_request(request),
-            (None, None) => return Err(SendError::unsent(Error::Closed(None), request)),
-        };
-        match sending.await {
-            Ok(response) => {
-                let upgraded = connect && response.status().is_success();
-                let hold = Hold::Http2 { _slot: slot, upgraded };
-                return Ok(bind(response, |body| Streamed::new(body, hold)));
-            }
-            Err(error) => {
-                let failed = SendError::from_hyper(error);
-                match failed.request {
-                    Some(unsent) if tries < STALE_TRIES => request = *unsent,
-                    _ => return Err(failed),
-                }
-                // It came back because the connection is going away: nobody else should meet it.
-                peer.http2.retire(|conn| std::ptr::eq(conn, &*slot.conn));
-                tries += 1;
+    }
+    let mut exchange = Exchange { upload: (!ends).then(|| Upload::new(body, stream)), response };
+    let answered = poll_fn(|cx| exchange.poll(cx)).await;
+    if let Some(upload) = exchange.upload {
+        // The endpoint answers before it has everything: the rest goes on beside the response.
+        tokio::task::spawn_local(upload);
+    }
+    match answered {
+        Ok(response) => {
+            let (head, stream) = response.into_parts();
+            let source = Source::Http2(Received::new(&head.headers, stream));
+            Ok(Response::from_parts(head, Streamed::new(source, Hold::Http2 { _slot: slot, upgraded: false })))
+        }
+        Err(Failed::Body(error)) => Err(SendError { error: Error::RequestBody(Arc::from(error)), request: None }),
+        Err(Failed::Stream(error)) => Err(failed(error, &slot)),
+    }
+}
+
+/// Room for a stream, and the handle to begin it with.
+async fn place<B>(peer: &Rc<Peer<B>>) -> Result<(Slot<B>, SendRequest<Bytes>), Error>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if let Some(mut slot) = find(peer)
+        && let Some(sender) = slot.sender.take()
+    {
+        return Ok((slot, sender));
+    }
+    for _ in 0..STALE_TRIES {
+        let mut slot = Box::pin(wait(peer)).await?;
+        if let Some(sender) = slot.sender.take().and_then(open) {
+            return Ok((slot, sender));
+        }
+        // It has begun to go away since the room on it was promised: nobody else should meet it.
+        peer.http2.retire(|conn| std::ptr::eq(conn, &*slot.conn));
+    }
+    Err(Error::Closed(None))
+}
+
+/// A request's body on its way, and the wait for the response.
+struct Exchange<B> {
+    upload: Option<Upload<B>>,
+    response: ResponseFuture,
+}
+
+enum Failed {
+    Body(Box<dyn std::error::Error + Send + Sync>),
+    Stream(h2::Error),
+}
+
+impl<B> Exchange<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, Failed>> {
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(sent) = Pin::new(upload).poll(cx)
+        {
+            self.upload = None;
+            if let Err(Stopped::Body(error)) = sent {
+                return Poll::Ready(Err(Failed::Body(error)));
             }
         }
+        Poll::Ready(ready!(Pin::new(&mut self.response).poll(cx)).map_err(Failed::Stream))
     }
+}
+
+/// The answer to CONNECT: where it agrees, the stream carries bytes from here on.
+fn connected<B>(response: Response<RecvStream>, stream: h2::SendStream<Bytes>, slot: Slot<B>) -> Response<Streamed<B>> {
+    let upgraded = response.status() == StatusCode::OK;
+    let (head, receive) = response.into_parts();
+    let source = if upgraded {
+        Source::Tunnel(Some(Tunnel::new(receive, stream)))
+    } else {
+        Source::Http2(Received::new(&head.headers, receive))
+    };
+    Response::from_parts(head, Streamed::new(source, Hold::Http2 { _slot: slot, upgraded }))
 }
 
 /// Room on an open connection.
@@ -107,11 +187,18 @@ where
 }
 
 fn room<B>(peer: &Rc<Peer<B>>) -> Option<Slot<B>> {
-    let conns = peer.http2.conns.borrow();
     let most = peer.core.settings.http2_streams.max(1);
-    let conn = conns.iter().find(|conn| conn.streams.get() < most.min(conn.limit.get()) && conn.is_open())?;
-    conn.streams.set(conn.streams.get() + 1);
-    Some(Slot { peer: Rc::clone(peer), conn: Rc::clone(conn), sender: None })
+    let conns = peer.http2.conns.borrow();
+    let (conn, sender) = conns.iter().find_map(|conn| Some((conn, conn.handle(most)?)))?;
+    conn.pulse.streams.set(conn.pulse.streams.get() + 1);
+    Some(Slot { peer: Rc::clone(peer), conn: Rc::clone(conn), sender: Some(sender) })
+}
+
+/// The handle, if its connection takes streams: it lives, and nobody has said that it is going away.
+fn open(mut sender: SendRequest<Bytes>) -> Option<SendRequest<Bytes>> {
+    // A fresh handle never waits, so nobody needs to be woken.
+    let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+    matches!(ready, Poll::Ready(Ok(()))).then_some(sender)
 }
 
 #[cold]
@@ -166,8 +253,7 @@ where
     let tick = peer.core.tick.get();
     let conn = Rc::new(Conn {
         sender: RefCell::new(Some(opened.sender)),
-        limit: opened.limit,
-        streams: Cell::new(0),
+        pulse: opened.pulse,
         born: tick,
         used: Cell::new(tick),
     });
@@ -192,26 +278,29 @@ where
 /// Gives the room there is to the first in line.
 fn serve_waiters<B>(peer: &Rc<Peer<B>>) {
     while !peer.http2.line.is_empty() {
-        let Some(mut slot) = room(peer) else { return };
-        slot.sender = slot.conn.sender.borrow().clone();
+        let Some(slot) = room(peer) else { return };
         // Somebody takes it: nothing else has run since the look.
         drop(peer.http2.line.serve(slot));
     }
 }
 
-impl<B> Conn<B> {
-    fn is_open(&self) -> bool {
-        self.sender.borrow().as_ref().is_some_and(|sender| !sender.is_closed())
+impl Conn {
+    /// A handle for one more stream, where there is room for it beside fewer than `most`, or than the endpoint allows. A limit
+    /// of nothing is an endpoint that wants to be left alone for now: the one stream that is tried waits in h2.
+    fn handle(&self, most: usize) -> Option<SendRequest<Bytes>> {
+        let streams = self.pulse.streams.get();
+        let sender = open(self.sender.borrow().as_ref().filter(|_| streams < most)?.clone())?;
+        (streams < sender.current_max_send_streams().max(1)).then_some(sender)
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.streams.get() == 0
+        self.pulse.streams.get() == 0
     }
 }
 
 impl<B> Drop for Slot<B> {
     fn drop(&mut self) {
-        self.conn.streams.set(self.conn.streams.get() - 1);
+        self.conn.pulse.streams.set(self.conn.pulse.streams.get() - 1);
         self.conn.used.set(self.peer.core.tick.get());
         if !self.peer.http2.line.is_empty() {
             serve_waiters(&self.peer);
@@ -233,7 +322,7 @@ impl<B> Default for Http2<B> {
 
 impl<B> Http2<B> {
     /// Lets connections go: they take no more streams, and end with their last.
-    pub(super) fn retire(&self, which: impl Fn(&Conn<B>) -> bool) {
+    pub(super) fn retire(&self, which: impl Fn(&Conn) -> bool) {
         let gone: Vec<_> = self.conns.borrow_mut().extract_if(.., |conn| which(conn)).collect();
         for conn in gone {
             let sender = conn.sender.borrow_mut().take();
@@ -248,7 +337,7 @@ impl<B> Http2<B> {
     pub(super) fn count(&self, stats: &mut Stats) {
         let conns = self.conns.borrow();
         stats.http2_connections += conns.len();
-        stats.http2_streams += conns.iter().map(|conn| conn.streams.get()).sum::<usize>();
+        stats.http2_streams += conns.iter().map(|conn| conn.pulse.streams.get()).sum::<usize>();
         stats.waiting += self.line.len();
     }
 }

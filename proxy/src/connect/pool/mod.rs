@@ -15,6 +15,10 @@ mod http2;
 mod line;
 mod open;
 mod peer;
+mod pulse;
+mod received;
+mod tunnel;
+mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,7 +29,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 
 use self::open::{Open, Opener};
 use self::peer::Peer;
@@ -33,8 +36,9 @@ use super::Dial;
 use crate::endpoint::{Endpoint, Endpoints};
 
 pub use self::body::Streamed;
-pub use self::error::SendError;
 pub(super) use self::error::is_stream_reset;
+pub use self::error::{BodyError, SendError};
+pub use self::tunnel::Tunnel;
 
 /// How connections are kept and what is allowed on them.
 #[derive(Clone, Debug)]
@@ -286,11 +290,6 @@ impl<B> std::fmt::Debug for Core<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Core").field("settings", &self.settings).field("tick", &self.tick).finish_non_exhaustive()
     }
-}
-
-/// The response with its body bound to what it came by.
-fn bind<B>(response: Response<Incoming>, body: impl FnOnce(Incoming) -> Streamed<B>) -> Response<Streamed<B>> {
-    response.map(body)
 }
 
 #[cfg(test)]

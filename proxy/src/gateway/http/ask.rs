@@ -4,6 +4,8 @@
 //! service or two different ones, and CONNECT misuse. (RFC 9110 §7.2, §9.3.6; RFC 9113 §8.3.1; RFC 8441 §4;
 //! Linkerd wire document §3.2, §4.1, §4.7.)
 
+use std::cell::RefCell;
+
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Method, Version};
@@ -45,7 +47,7 @@ pub(crate) enum Leaves {
 }
 
 impl Ask {
-    pub(super) fn read(parts: &mut Parts, naming: &Naming, default_port: u16) -> Result<Self, Error> {
+    pub(super) fn read(parts: &mut Parts, naming: &Naming, last: &LastName, default_port: u16) -> Result<Self, Error> {
         let Original { version, carried, absolute } = orig_proto::received(parts);
         let require_id = parts.headers.remove(L5D_REQUIRE_ID);
         let leaves = leaves(parts, version)?;
@@ -55,7 +57,7 @@ impl Ask {
             // The authority of a request never overrides what the session named; CONNECT may not try.
             Naming::Header(target) | Naming::Sni(target) => target.clone(),
             Naming::Port(_) => return Err(Error::NoAuthority),
-            Naming::Request => named(parts, default_port)?,
+            Naming::Request => named(parts, last, default_port)?,
         };
         // Where the request itself names its service, `host` says the same as the absolute form.
         let absolute = absolute && matches!(naming, Naming::Header(_));
@@ -109,7 +111,7 @@ fn leaves(parts: &Parts, version: Version) -> Result<Option<Leaves>, Error> {
 }
 
 /// The service that the request itself names: `:authority`, the authority of an absolute form, or `host`.
-fn named(parts: &Parts, default_port: u16) -> Result<Target, Error> {
+fn named(parts: &Parts, last: &LastName, default_port: u16) -> Result<Target, Error> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -119,9 +121,9 @@ fn named(parts: &Parts, default_port: u16) -> Result<Target, Error> {
     let uri = parts.uri.authority().map(http::uri::Authority::as_str);
     let target = match (uri, host) {
         (None, None) => return Err(Error::NoAuthority),
-        (Some(only), None) | (None, Some(only)) => Target::parse(only, default_port)?,
+        (Some(only), None) | (None, Some(only)) => last.parse(only, default_port)?,
         (Some(uri), Some(host)) => {
-            let target = Target::parse(uri, default_port)?;
+            let target = last.parse(uri, default_port)?;
             // RFC 9112 §3.2.2 lets the absolute form win; RFC 9113 §8.3.1 calls a differing host malformed. A request
             // that names two services is how one rule's decision ends up at another service, so both must agree.
             if target != Target::parse(host, default_port)? {
@@ -131,6 +133,23 @@ fn named(parts: &Parts, default_port: u16) -> Result<Target, Error> {
         }
     };
     Ok(target)
+}
+
+/// The name that a session read last, and what it means: most clients ask for the same one again.
+#[derive(Debug, Default)]
+pub(super) struct LastName(RefCell<Option<(Box<str>, Target)>>);
+
+impl LastName {
+    fn parse(&self, text: &str, default_port: u16) -> Result<Target, InvalidTarget> {
+        if let Some((last, target)) = &*self.0.borrow()
+            && **last == *text
+        {
+            return Ok(target.clone());
+        }
+        let target = Target::parse(text, default_port)?;
+        *self.0.borrow_mut() = Some((text.into(), target.clone()));
+        Ok(target)
+    }
 }
 
 /// Why a request names nothing.
@@ -169,7 +188,7 @@ mod tests {
 
     fn ask(request: http::request::Builder, naming: &Naming) -> Result<Ask, Error> {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        Ask::read(&mut parts, naming, 80)
+        Ask::read(&mut parts, naming, &LastName::default(), 80)
     }
 
     fn session() -> Naming {
@@ -228,11 +247,11 @@ mod tests {
         let websocket = hyper::ext::Protocol::from_static("websocket");
         let request = Request::builder().method(Method::CONNECT).uri("http://web.ns/chat").version(Version::HTTP_2);
         let (mut parts, ()) = request.extension(websocket).body(()).unwrap().into_parts();
-        let asked = Ask::read(&mut parts, &Naming::Request, 80).unwrap();
+        let asked = Ask::read(&mut parts, &Naming::Request, &LastName::default(), 80).unwrap();
         assert_eq!(asked.method(&parts), Method::GET);
         let (mut parts, ()) =
             Request::builder().method(Method::CONNECT).uri("db.ns:5432").body(()).unwrap().into_parts();
-        let asked = Ask::read(&mut parts, &Naming::Request, 80).unwrap();
+        let asked = Ask::read(&mut parts, &Naming::Request, &LastName::default(), 80).unwrap();
         assert_eq!(asked.method(&parts), Method::CONNECT);
     }
 

@@ -20,9 +20,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
-use super::{headers, identify};
+use super::intake::{Failure as Failed, Intake, Least, Patience};
+use super::{headers, identify, stalled};
 use crate::balance::{Failure, Guard};
-use crate::connect::Streamed;
+use crate::connect::{BodyError, Streamed};
 use crate::gateway::paced::Pacer;
 use crate::gateway::refuse;
 
@@ -76,9 +77,10 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        stalled::waits();
         ready!(self.pacer.poll_ready(cx));
         let polled = match &mut self.source {
             Source::Ours(body) => match Pin::new(body).poll_frame(cx) {
@@ -95,12 +97,13 @@ impl http_body::Body for Body {
         }
         match &frame {
             Some(Ok(frame)) => {
+                stalled::sent();
                 self.pacer.moved(frame.data_ref().map_or(0, Bytes::len));
                 if let Some(exchange) = &mut self.exchange {
                     if let Some(data) = frame.data_ref() {
                         exchange.sent(data.len() as u64);
                     } else if let Some(trailers) = frame.trailers_ref() {
-                        exchange.note_grpc_status(trailers.get("grpc-status"));
+                        exchange.note_grpc_status(trailers.get(headers::GRPC_STATUS));
                     }
                 }
                 // A body of known length is not polled again once its last byte is taken.
@@ -111,14 +114,15 @@ impl http_body::Body for Body {
             Some(Err(_)) => {
                 let guard = self.guard.take();
                 if let Some(mut exchange) = self.exchange.take() {
-                    if let Some(guard) = guard {
+                    // Where the client's own body failed, the endpoint was only told so.
+                    if let (None, Some(guard)) = (exchange.intake.failure.get(), guard) {
                         exchange.gateway().failed(&guard, Failure::Reset);
                     }
                     exchange.broken();
                     if exchange.grpc {
                         // A client of gRPC reads why in trailers; a stream that is merely reset says less.
                         let trailers = refuse::broken_trailers();
-                        exchange.note_grpc_status(trailers.get("grpc-status"));
+                        exchange.note_grpc_status(trailers.get(headers::GRPC_STATUS));
                         self.source = Source::Ours(Full::default());
                         frame = Some(Ok(Frame::trailers(trailers)));
                     }
@@ -167,6 +171,28 @@ impl Gate {
     }
 }
 
+/// What a client's body is held to.
+#[derive(Debug)]
+pub(super) struct Wary {
+    /// What rests after its bytes, where a limit says so.
+    pub(super) pacer: Pacer,
+    /// The field of the client's assertion, which trailers may not hold.
+    pub(super) assertion: HeaderName,
+    /// How fast it must come.
+    pub(super) least: Option<Least>,
+}
+
+/// Why a client's body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestBroken {
+    /// The client broke off.
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    /// It sent less than `http.min_body_rate`.
+    #[error("the client's body came too slowly")]
+    Slow,
+}
+
 /// A client's body on its way to an endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestBody(Option<Rc<Shared>>);
@@ -192,22 +218,30 @@ impl Kept {
         if self.limit == 0 {
             return;
         }
-        self.bytes = self.bytes.saturating_add(data.len());
+        self.bytes = self.bytes.saturating_add(data.len().max(LEAST_KEPT_BYTES));
         self.lost |= self.bytes > self.limit;
         if self.lost {
             self.frames.clear();
         } else {
-            self.frames.push(data.clone());
+            // A small piece may be a part of a large buffer, which it would keep whole.
+            let own = data.len() < OWN_BYTES;
+            self.frames.push(if own { Bytes::copy_from_slice(data) } else { data.clone() });
         }
     }
 }
+
+/// What a kept piece counts as at least, in bytes: an empty one is held too.
+const LEAST_KEPT_BYTES: usize = 64;
+/// Smaller pieces are copied to be kept.
+const OWN_BYTES: usize = 4096;
 
 #[derive(Debug)]
 struct Shared {
     incoming: RefCell<Incoming>,
     touched: Cell<bool>,
-    failed: Cell<bool>,
-    received: Rc<Cell<u64>>,
+    intake: Rc<Intake>,
+    /// Present where a least rate is asked for.
+    patience: Option<RefCell<Patience>>,
     gate: Option<Arc<Gate>>,
     pacer: RefCell<Pacer>,
     /// The field of the client's assertion, which trailers may not hold either.
@@ -216,11 +250,11 @@ struct Shared {
 }
 
 impl RequestBody {
-    pub(crate) fn new(
+    pub(super) fn new(
         incoming: Incoming,
-        received: Rc<Cell<u64>>,
+        intake: Rc<Intake>,
         gate: Option<Arc<Gate>>,
-        (pacer, assertion): (Pacer, HeaderName),
+        Wary { pacer, assertion, least }: Wary,
     ) -> Self {
         if incoming.is_end_stream() {
             return Self(None);
@@ -228,8 +262,8 @@ impl RequestBody {
         Self(Some(Rc::new(Shared {
             incoming: RefCell::new(incoming),
             touched: Cell::new(false),
-            failed: Cell::new(false),
-            received,
+            intake,
+            patience: least.map(|least| RefCell::new(Patience::new(least))),
             gate,
             pacer: RefCell::new(pacer),
             assertion,
@@ -251,7 +285,7 @@ impl RequestBody {
         let mut kept = shared.kept.borrow_mut();
         if shared.touched.get() {
             // An answer before the request's end, or a body too large to keep: it cannot be sent twice.
-            if shared.failed.get() || kept.lost || kept.limit == 0 || !kept.ended {
+            if shared.intake.failure.get().is_some() || kept.lost || kept.limit == 0 || !kept.ended {
                 return None;
             }
             let mut again: VecDeque<_> = kept.frames.iter().cloned().map(Frame::data).collect();
@@ -271,17 +305,17 @@ impl RequestBody {
         self.0.as_ref().is_none_or(|shared| !shared.touched.get())
     }
 
-    /// Whether reading the body from the client failed: then a failed request is the client's doing.
-    pub(crate) fn failed(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.failed.get())
+    /// How reading the body from the client failed, if it did: then a failed request is the client's doing.
+    pub(super) fn failure(&self) -> Option<Failed> {
+        self.0.as_ref().and_then(|shared| shared.intake.failure.get())
     }
 }
 
 impl http_body::Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = RequestBroken;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBroken>>> {
         let Some(shared) = &self.0 else { return Poll::Ready(None) };
         if let Some(gate) = &shared.gate
             && gate.poll_open(cx).is_pending()
@@ -297,7 +331,14 @@ impl http_body::Body for RequestBody {
         ready!(shared.pacer.borrow_mut().poll_ready(cx));
         let mut polled = Pin::new(&mut *shared.incoming.borrow_mut()).poll_frame(cx);
         match &mut polled {
-            Poll::Pending => {}
+            Poll::Pending => {
+                if let Some(patience) = &shared.patience {
+                    ready!(patience.borrow_mut().poll_over(cx));
+                    shared.touched.set(true);
+                    shared.intake.failure.set(Some(Failed::Slow));
+                    return Poll::Ready(Some(Err(RequestBroken::Slow)));
+                }
+            }
             Poll::Ready(None) => {
                 shared.touched.set(true);
                 shared.kept.borrow_mut().ended = true;
@@ -305,7 +346,10 @@ impl http_body::Body for RequestBody {
             Poll::Ready(Some(Ok(frame))) => {
                 shared.touched.set(true);
                 if let Some(data) = frame.data_ref() {
-                    shared.received.set(shared.received.get() + data.len() as u64);
+                    shared.intake.bytes.set(shared.intake.bytes.get() + data.len() as u64);
+                    if let Some(patience) = &shared.patience {
+                        patience.borrow_mut().came(data.len());
+                    }
                     shared.pacer.borrow_mut().moved(data.len());
                     shared.kept.borrow_mut().data(data);
                 } else if let Some(trailers) = frame.trailers_mut() {
@@ -320,10 +364,10 @@ impl http_body::Body for RequestBody {
             }
             Poll::Ready(Some(Err(_))) => {
                 shared.touched.set(true);
-                shared.failed.set(true);
+                shared.intake.failure.set(Some(Failed::Broken));
             }
         }
-        polled
+        polled.map(|frame| frame.map(|frame| frame.map_err(RequestBroken::from)))
     }
 
     fn is_end_stream(&self) -> bool {

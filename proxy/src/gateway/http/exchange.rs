@@ -2,7 +2,6 @@
 //! response has gone or either side gave up. It lives in the response's body, so however the request ends, by its end,
 //! by an error or by being dropped, the record is closed exactly once.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +9,9 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
+use super::intake::{Failure, Intake};
 use super::session::HttpSession;
+use super::stalled;
 use crate::authorise::{self, Permit};
 use crate::fault::Fault;
 use crate::gateway::Gateway;
@@ -28,8 +29,8 @@ pub(crate) struct Exchange {
     /// Set when the current stage began; the time since goes to that stage when the next begins.
     mark: Instant,
     pub(crate) record: Record,
-    /// Counted by the request's body, which lives apart from the response's.
-    pub(crate) received: Rc<Cell<u64>>,
+    /// Written by the request's body, which lives apart from the response's.
+    pub(super) intake: Rc<Intake>,
     /// Counts against the limits until the exchange has ended.
     permit: Option<Rc<Permit>>,
     /// The client awaits a gRPC status, in trailers where the head has gone.
@@ -63,7 +64,7 @@ impl Exchange {
                 })),
                 ..Record::connection(Arc::clone(&session.peer), SystemTime::now())
             },
-            received: Rc::default(),
+            intake: Rc::default(),
             permit: None,
             grpc: false,
             settled: false,
@@ -128,9 +129,14 @@ impl Exchange {
         self.settle(Outcome::Served);
     }
 
-    /// The upstream broke off in the middle of the response.
+    /// The response broke off in the middle: the endpoint did, or was told that the request did.
     pub(super) fn broken(&mut self) {
-        self.settle(Outcome::Refused { stage: Stage::Relay, fault: Fault::Upstream, code: "relay.upstream_reset" });
+        let (fault, code) = match self.intake.failure.get() {
+            None => (Fault::Upstream, "relay.upstream_reset"),
+            Some(Failure::Broken) => (Fault::Client, "relay.request_malformed"),
+            Some(Failure::Slow) => (Fault::Client, "relay.body_timeout"),
+        };
+        self.settle(Outcome::Refused { stage: Stage::Relay, fault, code });
     }
 
     pub(super) fn sent(&mut self, bytes: u64) {
@@ -156,7 +162,10 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.passed(Stage::Relay);
         self.record.duration = self.started.elapsed();
-        self.record.bytes_received = self.received.get();
+        self.record.bytes_received = self.intake.bytes.get();
+        if stalled::is_ending() {
+            self.settle(Outcome::Refused { stage: Stage::Relay, fault: Fault::Client, code: "relay.response_stalled" });
+        }
         self.session.gateway.observer.event(Event::RequestEnded);
         self.session.gateway.observer.closed(&self.record);
         self.session.request_ended();

@@ -25,12 +25,14 @@ struct Seen {
     guard: Guard,
     /// When the request head that is being read began.
     head_since: Option<Instant>,
+    /// Which request's that was.
+    head_of: u64,
     malformed: Option<Bad>,
 }
 
 impl Framing {
     pub(super) fn new(limits: Limits) -> Self {
-        Self(Arc::new(Mutex::new(Seen { guard: Guard::new(limits), head_since: None, malformed: None })))
+        Self(Arc::new(Mutex::new(Seen { guard: Guard::new(limits), head_since: None, head_of: 0, malformed: None })))
     }
 
     /// The connection leaves HTTP: nothing more is looked at.
@@ -59,7 +61,9 @@ impl Framing {
         let verdict = seen.guard.feed(fresh);
         if !seen.guard.in_head() {
             seen.head_since = None;
-        } else if seen.head_since.is_none() {
+        } else if seen.head_since.is_none() || seen.head_of != seen.guard.requests() {
+            // By number: the reads of a client that pipelines may all end within some head.
+            seen.head_of = seen.guard.requests();
             seen.head_since = Some(Instant::now());
         }
         let bad = verdict.err()?;

@@ -14,6 +14,7 @@ use crate::addr::Target;
 pub(super) const L5D_CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
 pub(super) const L5D_DST_CANONICAL: HeaderName = HeaderName::from_static("l5d-dst-canonical");
 pub(super) const L5D_REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const L5D_PROXY_CONNECTION: HeaderName = HeaderName::from_static("l5d-proxy-connection");
 const L5D_PROXY_ERROR: HeaderName = HeaderName::from_static("l5d-proxy-error");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -23,6 +24,9 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// Removes the fields that `connection` names, before the policy looks: what the endpoint will not see must not decide. The
 /// fields that are known as hop-by-hop stay until [`strip_hop_by_hop`], as rules may be about them.
 pub(super) fn strip_named(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONNECTION) {
+        return;
+    }
     let kept =
         [HOST, CONTENT_LENGTH, TE, FORWARDED, KEEP_ALIVE, PROXY_CONNECTION, UPGRADE, TRANSFER_ENCODING, HTTP2_SETTINGS];
     for name in named_by_connection(headers) {
@@ -39,6 +43,10 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 
 /// Removes what is meant for one connection only. `te: trailers` survives, as gRPC depends on it.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // One look at each name that is there costs less than asking for each that might be.
+    if !headers.keys().any(|name| is_hop_by_hop(name.as_str())) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         // Framing, routing and the way a request came must not be taken away by naming them here; `te` is judged below.
         for name in named_by_connection(headers) {
@@ -59,6 +67,14 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(TE);
         }
     }
+}
+
+/// Whether [`strip_hop_by_hop`] has anything to do with a field.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection" | "http2-settings" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+    )
 }
 
 /// Removes from trailers what only a head may say. What says who called is `identify.rs`'s.
@@ -99,6 +115,9 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 /// Makes a response head fit for the client: hop-by-hop fields and other proxies' notes to us are taken off.
 pub(super) fn clean_response(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
+    if !headers.keys().any(|name| name.as_str().starts_with("l5d-proxy-")) {
+        return;
+    }
     headers.remove(L5D_PROXY_CONNECTION);
     if let Some(error) = headers.remove(L5D_PROXY_ERROR) {
         tracing::debug!(stage = "relay", error = ?error, "the endpoint's own proxy reported an error");

@@ -12,12 +12,15 @@ pub(crate) mod exchange;
 mod guarded;
 mod headers;
 pub mod identify;
+mod intake;
 mod linger;
+mod metered;
 mod orig_proto;
 mod plan;
 mod request;
 mod retire;
 pub(super) mod session;
+mod stalled;
 mod towards;
 mod upgrade;
 mod websocket;
@@ -36,17 +39,18 @@ use tokio::time::{Instant, sleep_until};
 
 use self::guarded::{Framing, Guarded};
 use self::linger::{lend, linger};
+use self::metered::{HeadClock, Metered};
 use self::retire::Retirement;
 use self::session::{HttpSession, Tick};
+use self::stalled::OnWorker;
 use super::Gateway;
 use super::connection::Places;
 use super::refuse::{Refused, Reset};
 use super::trust::Trust;
-use super::worker::beside;
 use crate::detect::Naming;
 use crate::drain::Phase;
 use crate::identity::Identity;
-use crate::record::{Observer, Peer};
+use crate::record::Peer;
 use crate::wire::http1_guard::Limits;
 
 /// How HTTP is served. Keys below `http:` in the configuration.
@@ -60,6 +64,18 @@ pub struct Settings {
     pub max_age: Option<Duration>,
     /// How long an endpoint may take from request to response head. None: as long as it likes.
     pub request_timeout: Option<Duration>,
+    /// The most requests under way on one worker.
+    pub max_requests: usize,
+    /// Bytes a second that a request's body must bring while it is waited for; 0: none.
+    pub min_body_rate: u64,
+    /// The time over which that is measured.
+    pub body_window: Duration,
+    /// HTTP/2: how long bytes of a response may wait for their client. None: for ever.
+    pub stall_timeout: Option<Duration>,
+    /// HTTP/2: streams that a client may reset in a second; 0: no limit.
+    pub max_resets: u32,
+    /// HTTP/2: control frames that a client may send in a second; 0: no limit.
+    pub max_control_frames: u32,
     /// The largest request head, in bytes.
     pub max_header_bytes: u32,
     /// The most header fields in a request.
@@ -95,6 +111,12 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(600),
             max_age: None,
             request_timeout: None,
+            max_requests: 16 * 1024,
+            min_body_rate: 100,
+            body_window: Duration::from_secs(30),
+            stall_timeout: Some(Duration::from_secs(300)),
+            max_resets: 1000,
+            max_control_frames: 1000,
             max_header_bytes: 16 * 1024,
             max_headers: 100,
             max_streams: 1024,
@@ -112,16 +134,6 @@ impl Default for Settings {
     }
 }
 
-/// Runs hyper's per-stream futures on the worker's own runtime. A panic in one ends its stream alone.
-#[derive(Clone, Debug)]
-struct OnWorker(Rc<dyn Observer>);
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
-    fn execute(&self, future: F) {
-        beside(&self.0, future);
-    }
-}
-
 /// What a session is served with.
 #[derive(Debug)]
 pub(crate) struct Start {
@@ -134,9 +146,16 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    fn session(self, framing: Option<Framing>) -> Rc<HttpSession> {
-        Rc::new(HttpSession::new(self, framing))
+    fn session(self, head: Head) -> Rc<HttpSession> {
+        Rc::new(HttpSession::new(self, head))
     }
+}
+
+/// What knows when the request head that is being read began.
+#[derive(Debug)]
+enum Head {
+    Http1(Framing),
+    Http2(HeadClock),
 }
 
 /// Serves an HTTP/1 session to its end.
@@ -155,7 +174,7 @@ where
         // Not `pipeline_flush`: a response would wait in hyper's buffer for as long as bytes of what follows the request
         // are there, be it half a request or the first bytes behind a CONNECT.
         .max_buf_size((settings.max_header_bytes as usize).max(MIN_HTTP1_BUFFER) + 4096);
-    let session = start.session(Some(framing.clone()));
+    let session = start.session(Head::Http1(framing.clone()));
     let (stream, returned) = lend(stream);
     let io = TokioIo::new(Guarded::new(stream, framing.clone()));
     let served = Rc::clone(&session);
@@ -178,7 +197,9 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let settings = &start.gateway.http;
-    let mut builder = http2::Builder::new(OnWorker(Rc::clone(&start.gateway.observer)));
+    let stream = Metered::new(stream, settings, Arc::clone(&start.peer));
+    let executor = OnWorker { stall_timeout: settings.stall_timeout, observer: Rc::clone(&start.gateway.observer) };
+    let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol()
@@ -191,10 +212,11 @@ where
         .max_local_error_reset_streams(settings.max_local_resets)
         .keep_alive_interval(settings.keepalive_interval)
         .keep_alive_timeout(settings.keepalive_timeout);
-    let session = start.session(None);
+    let session = start.session(Head::Http2(stream.head()));
     let served = Rc::clone(&session);
+    // Boxed: hyper and the runtime move a stream's future several times before its first poll, and each move is a copy.
+    let service = service_fn(move |request| Box::pin(answer(Rc::clone(&served), request)));
     let (stream, returned) = lend(stream);
-    let service = service_fn(move |request| answer(Rc::clone(&served), request));
     // GOAWAY in two steps loses nothing, whenever it is said.
     let retirement = Retirement::new(Duration::ZERO);
     let how = {

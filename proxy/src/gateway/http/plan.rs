@@ -9,10 +9,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 use tokio::time::Instant;
 
 use super::body::RequestBody;
+use crate::connect::Streamed;
 use crate::fault::Fault;
 use crate::gateway::refuse::Refused;
 use crate::record::Stage;
@@ -87,9 +88,9 @@ impl Plan {
 
     /// Whether a response goes to the client, or its request to another endpoint. `more` says whether another attempt is
     /// within the gateway's own limit.
-    pub(super) fn after<B>(&self, response: &Response<B>, body: &RequestBody, more: bool) -> Verdict {
+    pub(super) fn after<B>(&self, response: &mut Response<Streamed<B>>, body: &RequestBody, more: bool) -> Verdict {
         let (Some(rule), Some(budget)) = (self.rule(), self.budget()) else { return Verdict::Done };
-        let grpc = response.headers().get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
+        let grpc = grpc_status(response.headers()).or_else(|| grpc_status(response.body_mut().early_trailers()?));
         if !rule.is_failure(response.status().as_u16(), grpc) {
             return Verdict::Done;
         }
@@ -100,4 +101,8 @@ impl Plan {
         let Some(again) = body.again() else { return Verdict::Skipped("body") };
         if budget.take() { Verdict::Again(again) } else { Verdict::Skipped("no_budget") }
     }
+}
+
+fn grpc_status(fields: &HeaderMap) -> Option<u16> {
+    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

@@ -19,8 +19,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::ask::Ask;
-use super::body::{Body, Gate, RequestBody};
+use super::body::{Body, Gate, RequestBody, Wary};
 use super::exchange::Exchange;
+use super::intake::{Failure as Failed, Least};
 use super::plan::{Plan, Verdict};
 use super::session::HttpSession;
 use super::towards::{self, Towards};
@@ -39,7 +40,7 @@ use crate::wire::forwarded;
 /// Answers one request, or resets its stream where the endpoint did. A panic on the way is this request's alone.
 pub(super) async fn handle(session: Rc<HttpSession>, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
     let observer = Rc::clone(&session.gateway.observer);
-    let framing = session.framing.clone().filter(|_| upgrade::may_be_wanted(&request));
+    let framing = session.framing().filter(|_| upgrade::may_be_wanted(&request)).cloned();
     let mut response = match AssertUnwindSafe(answered(session, request)).catch_unwind().await {
         Ok(answered) => answered?,
         Err(_) => {
@@ -63,10 +64,20 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Resul
         exchange.request().status = Some(response.status().as_u16());
         return Ok(response.map(|body| Body::ours(body).recording(exchange)));
     }
-    let asked = Ask::read(&mut parts, &session.naming, session.gateway.route.default_port);
+    let default_port = session.gateway.route.default_port;
+    let asked = Ask::read(&mut parts, &session.naming, &session.last_name, default_port);
     // The client's own words for a stream that was reset; one whose request was only carried over HTTP/2 has none.
     let native = asked.as_ref().is_ok_and(|ask| ask.version == http::Version::HTTP_2);
     let answered = match asked {
+        _ if parts.headers.len() > session.gateway.http.max_headers => {
+            // Over HTTP/1 the guard has said so already.
+            let detail = "the request has more header fields than http.max_headers";
+            Err(Refused::new(Stage::Relay, Fault::Client, "relay.too_many_headers", detail))
+        }
+        _ if session.gateway.is_full() => {
+            let detail = "as many requests are under way as http.max_requests allows";
+            Err(Refused::new(Stage::Relay, Fault::Ours, "relay.overloaded", detail))
+        }
         Ok(ask) => {
             exchange.record.target = Some(ask.target.clone());
             proceed(&session, ask, parts, body, &mut exchange).await
@@ -76,7 +87,7 @@ async fn answered(session: Rc<HttpSession>, request: Request<Incoming>) -> Resul
     match answered {
         Ok(mut response) => {
             exchange.request().status = Some(response.status().as_u16());
-            exchange.note_grpc_status(response.headers().get("grpc-status"));
+            exchange.note_grpc_status(response.headers().get(headers::GRPC_STATUS));
             if let Some(fields) = exchange.standing().and_then(|standing| rate_fields(&standing)) {
                 response.headers_mut().extend(fields);
             }
@@ -150,14 +161,16 @@ async fn proceed(
     session.identify(&ask.target, &mut parts.headers);
     exchange.trace(&mut parts.headers);
     if let Some(held) = leaving {
-        return upgrade::proceed(session, (ask, routed, held), parts, body, exchange).await;
+        // Boxed, as are all waits that most requests never see: a request's future is as large as its largest branch.
+        return Box::pin(upgrade::proceed(session, (ask, routed, held), parts, body, exchange)).await;
     }
 
     let plan = Plan::new(routed.profile(), &parts.method, parts.uri.path());
     exchange.request().route = plan.name();
     let gate = expects_continue(&mut parts);
-    let wary = (pacer, gateway.identify.assertion_header.clone());
-    let body = RequestBody::new(body, Rc::clone(&exchange.received), gate.clone(), wary);
+    let least = Least::of(&parts.headers, gateway.http.min_body_rate, gateway.http.body_window);
+    let wary = Wary { pacer, assertion: gateway.identify.assertion_header.clone(), least };
+    let body = RequestBody::new(body, Rc::clone(&exchange.intake), gate.clone(), wary);
     if plan.may_retry() {
         body.keep(gateway.http.max_retry_body_bytes);
     }
@@ -203,7 +216,7 @@ async fn deliver(
             }
         });
         let error = match sent? {
-            Ok(response) => {
+            Ok(mut response) => {
                 if let Some(gate) = &gate {
                     gate.open();
                 }
@@ -213,7 +226,7 @@ async fn deliver(
                 } else {
                     pick.guard.succeeded();
                 }
-                match (plan.after(&response, &body, may_retry), copy) {
+                match (plan.after(&mut response, &body, may_retry), copy) {
                     (Verdict::Again(again), Some(headers)) => {
                         body = again;
                         head.headers = headers;
@@ -229,13 +242,12 @@ async fn deliver(
             }
             Err(error) => error,
         };
-        if body.failed() {
-            return Err(Refused::new(
-                Stage::Relay,
-                Fault::Client,
-                "relay.request_malformed",
-                "the client's body broke off",
-            ));
+        if let Some(failed) = body.failure() {
+            let (code, detail) = match failed {
+                Failed::Broken => ("relay.request_malformed", "the client's body broke off"),
+                Failed::Slow => ("relay.body_timeout", "the client's body came more slowly than http.min_body_rate"),
+            };
+            return Err(Refused::new(Stage::Relay, Fault::Client, code, detail));
         }
         if let Some(failure) = error.failure {
             gateway.failed(&pick.guard, failure);
@@ -260,7 +272,7 @@ fn retried(gateway: &Gateway, exchange: &mut Exchange) {
 /// Whether a response says that its endpoint is unwell: a 5xx, or the gRPC statuses that mean the same (INTERNAL,
 /// UNAVAILABLE, DATA_LOSS) in a response without a body.
 fn is_failure<B>(response: &Response<B>) -> bool {
-    let grpc = response.headers().get("grpc-status").map(HeaderValue::as_bytes);
+    let grpc = response.headers().get(headers::GRPC_STATUS).map(HeaderValue::as_bytes);
     response.status().is_server_error() || matches!(grpc, Some(b"13" | b"14" | b"15"))
 }
 

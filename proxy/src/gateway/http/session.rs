@@ -11,10 +11,12 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use super::Start;
+use super::ask::LastName;
 use super::guarded::Framing;
 use super::identify::{Caller, Known, Pen};
+use super::{Head, Start};
 use crate::addr::Target;
+use crate::authorise::{self, Client};
 use crate::detect::Naming;
 use crate::gateway::Gateway;
 use crate::gateway::connection::Places;
@@ -28,10 +30,13 @@ pub(crate) struct HttpSession {
     pub(crate) gateway: Rc<Gateway>,
     pub(crate) peer: Arc<Peer>,
     pub(crate) client: Identity,
+    /// The client as the policy knows it.
+    pub(crate) asks: authorise::Caller,
+    /// The name that was read last.
+    pub(super) last_name: LastName,
     pub(crate) naming: Naming,
     pub(crate) trust: Trust,
-    /// Present on HTTP/1.
-    pub(super) framing: Option<Framing>,
+    head: Head,
     known: Known,
     places: Places,
     active: Cell<u32>,
@@ -56,21 +61,39 @@ pub(super) enum Tick {
 }
 
 impl HttpSession {
-    pub(super) fn new(start: Start, framing: Option<Framing>) -> Self {
+    pub(super) fn new(start: Start, head: Head) -> Self {
         let now = Instant::now();
         let Start { gateway, peer, client, naming, trust, places } = start;
+        let asks = authorise::Caller::new(Client { identity: client.clone(), network: peer.addr.ip() });
         Self {
             gateway,
             peer,
             client,
+            asks,
+            last_name: LastName::default(),
             naming,
             trust,
-            framing,
+            head,
             known: Known::default(),
             places,
             active: Cell::new(0),
             opened: now,
             idle_since: Cell::new(now),
+        }
+    }
+
+    /// The guard over what is read; present on HTTP/1.
+    pub(super) fn framing(&self) -> Option<&Framing> {
+        match &self.head {
+            Head::Http1(framing) => Some(framing),
+            Head::Http2(_) => None,
+        }
+    }
+
+    fn head_since(&self) -> Option<Instant> {
+        match &self.head {
+            Head::Http1(framing) => framing.head_since(),
+            Head::Http2(clock) => clock.since(),
         }
     }
 
@@ -87,6 +110,7 @@ impl HttpSession {
     pub(super) fn request_started(&self) {
         self.places.census.request();
         self.active.set(self.active.get() + 1);
+        self.gateway.requests.set(self.gateway.requests.get() + 1);
     }
 
     /// Whether a request is under way.
@@ -96,6 +120,7 @@ impl HttpSession {
 
     pub(super) fn request_ended(&self) {
         self.active.set(self.active.get().saturating_sub(1));
+        self.gateway.requests.set(self.gateway.requests.get().saturating_sub(1));
         self.idle_since.set(Instant::now());
     }
 
@@ -104,17 +129,16 @@ impl HttpSession {
     pub(super) fn next_look(&self, now: Instant) -> Instant {
         let settings = &self.gateway.http;
         let idle = if self.active.get() == 0 { self.idle_since.get() } else { now } + settings.idle_timeout;
-        let head = self.framing.as_ref().map(|framing| framing.head_since().unwrap_or(now) + settings.header_timeout);
+        let head = self.head_since().unwrap_or(now) + settings.header_timeout;
         let age = settings.max_age.map(|age| self.opened + age).filter(|at| *at > now);
-        let next = [Some(idle), head, age].into_iter().flatten().min().unwrap_or(idle);
+        let next = age.unwrap_or(idle).min(idle).min(head);
         next.max(now + SOONEST_LOOK)
     }
 
     pub(super) fn tick(&self, now: Instant) -> Tick {
         let settings = &self.gateway.http;
         let over = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
-        let head_since = self.framing.as_ref().and_then(Framing::head_since);
-        if head_since.is_some_and(|since| over(since, settings.header_timeout)) {
+        if self.head_since().is_some_and(|since| over(since, settings.header_timeout)) {
             return Tick::SlowHead;
         }
         if self.active.get() == 0 && over(self.idle_since.get(), settings.idle_timeout) {

@@ -141,11 +141,13 @@ pub(super) fn to_client(
     carried_on: bool,
 ) -> Response<Body> {
     let mut response = response.map(|body| Body::upstream(body, Some(guard)));
-    let mut version = response.version();
     headers::clean_response(response.headers_mut());
-    if carried_on {
-        version = orig_proto::answered(response.headers_mut(), ask.version);
-    }
+    let version = match ask.version {
+        _ if carried_on => orig_proto::answered(response.headers_mut(), ask.version),
+        // The endpoint was asked by HTTP/1.1, and what it answers to that says nothing to an application of HTTP/1.0.
+        http::Version::HTTP_10 => http::Version::HTTP_10,
+        _ => response.version(),
+    };
     if ask.carried {
         orig_proto::mark_response(response.headers_mut(), version, ask.version);
     }

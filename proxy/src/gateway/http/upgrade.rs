@@ -7,6 +7,7 @@
 //! | client | endpoint | what travels |
 //! |---|---|---|
 //! | CONNECT | bytes | a connection to the endpoint, no HTTP behind us |
+//! | h1 CONNECT, on a session that names its service | h1 | as it is: the service is a proxy, and is meant |
 //! | h1 `Upgrade` | h1 | as it is |
 //! | h1 `Upgrade: websocket` | h2 | extended CONNECT; the accept key is made here |
 //! | h2 extended CONNECT | h1 | `Upgrade` with a key made here, its answer checked here |
@@ -20,11 +21,12 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::either::Either;
 
 use super::ask::{Ask, Leaves};
 use super::body::{Body, RequestBody};
@@ -36,6 +38,7 @@ use super::{headers, websocket};
 use crate::authorise::Permit;
 use crate::balance::Guard;
 use crate::connect::{Streamed, Version};
+use crate::detect::Naming;
 use crate::endpoint::Speaks;
 use crate::fault::Fault;
 use crate::gateway::Routed;
@@ -57,15 +60,15 @@ pub(super) async fn proceed(
     exchange: &mut Box<Exchange>,
 ) -> Result<Response<Body>, Refused> {
     let client = hyper::upgrade::on(Request::from_parts(parts.clone(), body));
-    match ask.leaves.clone() {
-        None | Some(Leaves::Connect) => connect(session, routed, client, held, exchange).await,
-        Some(Leaves::Upgrade(protocol)) => {
-            switch(session, Switch { ask, routed, parts, client, held, protocol, over_h2: false }, exchange).await
+    let (to, over_h2) = match ask.leaves.clone() {
+        Some(Leaves::Connect) if session.framing().is_some() && matches!(session.naming, Naming::Header(_)) => {
+            (To::Connect, false)
         }
-        Some(Leaves::Extended(protocol)) => {
-            switch(session, Switch { ask, routed, parts, client, held, protocol, over_h2: true }, exchange).await
-        }
-    }
+        None | Some(Leaves::Connect) => return connect(session, routed, client, held, exchange).await,
+        Some(Leaves::Upgrade(protocol)) => (To::Protocol(protocol), false),
+        Some(Leaves::Extended(protocol)) => (To::Protocol(protocol), true),
+    };
+    switch(session, Switch { ask, routed, parts, client, held, to, over_h2 }, exchange).await
 }
 
 /// CONNECT: the authority names a TCP target; the endpoint gets the bytes.
@@ -91,9 +94,17 @@ struct Switch {
     parts: Parts,
     client: OnUpgrade,
     held: Held,
-    protocol: HeaderValue,
+    to: To,
     /// Whether the client asked by extended CONNECT.
     over_h2: bool,
+}
+
+/// What HTTP is left for.
+enum To {
+    /// Whatever the proxy behind makes of CONNECT.
+    Connect,
+    /// A named protocol.
+    Protocol(HeaderValue),
 }
 
 async fn switch(
@@ -102,8 +113,8 @@ async fn switch(
     exchange: &mut Box<Exchange>,
 ) -> Result<Response<Body>, Refused> {
     let gateway = &session.gateway;
-    let Switch { ask, routed, parts, client, held, protocol, over_h2 } = switch;
-    let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+    let Switch { ask, routed, parts, client, held, to, over_h2 } = switch;
+    let websocket = matches!(&to, To::Protocol(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let mut avoid = Vec::new();
     let (pick, mut answer, our_key, to_h2) = loop {
         let pick = routed.pick(&avoid).await?;
@@ -120,9 +131,10 @@ async fn switch(
         }
         let version = if to_h2 { Version::Http2 } else { Version::Http1 };
         let towards = Towards::new(&ask, &pick.endpoint)?.by(version);
-        let (request, key) = match version {
-            Version::Http2 => extended(towards, &parts, &ask),
-            Version::Http1 => upgrade(towards, &parts, &ask, &protocol, over_h2),
+        let (request, key) = match (version, &to) {
+            (Version::Http2, _) => extended(towards, &parts, &ask),
+            (Version::Http1, To::Protocol(protocol)) => upgrade(towards, &parts, &ask, protocol, over_h2),
+            (Version::Http1, To::Connect) => (onward_connect(towards, &parts, &ask), None),
         };
         let sent = gateway.send(&pick.endpoint, request, version).await;
         exchange.passed(Stage::Connect);
@@ -141,7 +153,11 @@ async fn switch(
         }
     };
     pick.guard.first_byte();
-    let agreed = answer.status() == if to_h2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+    let agreed = match &to {
+        To::Connect => answer.status().is_success(),
+        To::Protocol(_) if to_h2 => answer.status() == StatusCode::OK,
+        To::Protocol(_) => answer.status() == StatusCode::SWITCHING_PROTOCOLS,
+    };
     if !agreed {
         pick.guard.succeeded();
         return declined(answer, over_h2);
@@ -156,13 +172,19 @@ async fn switch(
             "the endpoint's sec-websocket-accept does not answer our key",
         ));
     }
+    let tunnel = answer.body_mut().take_tunnel();
     let upstream = hyper::upgrade::on(&mut answer);
     let client_key = parts.headers.get(SEC_WEBSOCKET_KEY);
-    let response = agreed_response(&answer, &protocol, client_key, over_h2);
-    if let Some(framing) = &session.framing {
+    let response = agreed_response(&answer, &to, client_key, over_h2);
+    if let Some(framing) = session.framing() {
         framing.upgraded();
     }
-    let upstream = async move { upstream.await.map(TokioIo::new) };
+    let upstream = async move {
+        Ok(match tunnel {
+            Some(stream) => Either::Left(stream),
+            None => Either::Right(TokioIo::new(upstream.await?)),
+        })
+    };
     let endpoint = pick.endpoint.addr;
     join_later(session, held, client, (upstream, endpoint), (pick.guard, answer.into_body()));
     Ok(response)
@@ -176,7 +198,7 @@ fn unsupported(detail: &str) -> Refused {
 fn extended(towards: Towards<'_>, parts: &Parts, ask: &Ask) -> (Request<RequestBody>, Option<HeaderValue>) {
     let mut request = towards.request(&parts.method, &parts.uri, parts.headers.clone(), ask, RequestBody::empty());
     *request.method_mut() = Method::CONNECT;
-    request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+    request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
     request.headers_mut().remove(CONTENT_LENGTH);
     (request, None)
@@ -207,6 +229,18 @@ fn upgrade(
     (request, Some(key))
 }
 
+/// CONNECT as the client sent it: what it names is the business of the proxy that it is for (RFC 9110 §9.3.6).
+fn onward_connect(towards: Towards<'_>, parts: &Parts, ask: &Ask) -> Request<RequestBody> {
+    let mut request = towards.request(&parts.method, &parts.uri, parts.headers.clone(), ask, RequestBody::empty());
+    if let Some(authority) = parts.uri.authority().cloned() {
+        let mut form = http::uri::Parts::default();
+        form.authority = Some(authority);
+        *request.uri_mut() = Uri::from_parts(form).expect("an authority alone is a valid URI");
+    }
+    request.headers_mut().remove(CONTENT_LENGTH);
+    request
+}
+
 /// The endpoint stays with HTTP: its answer goes to the client as it is. But to CONNECT a 2xx would mean that the protocol was
 /// switched, so such an answer cannot be passed on.
 fn declined(answer: Response<Streamed<RequestBody>>, over_h2: bool) -> Result<Response<Body>, Refused> {
@@ -235,7 +269,7 @@ pub(super) fn settle(framing: &Framing, response: &mut Response<Body>) {
 
 fn agreed_response(
     answer: &Response<Streamed<RequestBody>>,
-    protocol: &HeaderValue,
+    to: &To,
     client_key: Option<&HeaderValue>,
     over_h2: bool,
 ) -> Response<Body> {
@@ -248,6 +282,10 @@ fn agreed_response(
         response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
         return response;
     }
+    let To::Protocol(protocol) = to else {
+        *response.status_mut() = answer.status();
+        return response;
+    };
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, protocol.clone());
@@ -263,7 +301,7 @@ fn join<U>(session: &Rc<HttpSession>, held: Held, client: OnUpgrade, (upstream, 
 where
     U: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    if let Some(framing) = &session.framing {
+    if let Some(framing) = session.framing() {
         framing.upgraded();
     }
     join_later(session, held, client, (std::future::ready(Ok(upstream)), at), guard);

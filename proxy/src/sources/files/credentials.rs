@@ -55,15 +55,11 @@ impl Recipe for CredentialFiles {
     }
 
     fn describe(&self, credentials: &Credentials) -> String {
-        let roots = credentials
-            .roots()
-            .iter()
-            .map(|root| format!("'{}' ({})", root.subject, root.fingerprint.get(..12).unwrap_or(&root.fingerprint)));
         format!(
             "{}, valid to {}; trusting {}; {} CRLs",
             credentials.identity(),
             inspect::rfc3339(credentials.expires()),
-            roots.collect::<Vec<_>>().join(", "),
+            super::roots(credentials),
             credentials.crls().len()
         )
     }

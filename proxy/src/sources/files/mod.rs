@@ -8,6 +8,7 @@
 //! rename over them, and a watch on a file dies with it. But notices get lost (network file systems, exhausted inotify),
 //! so they only hurry up what happens anyway: all files are read again at an interval, and what they hold is the truth.
 
+pub mod anchors;
 pub mod credentials;
 mod read;
 mod status;
@@ -15,6 +16,9 @@ mod watcher;
 
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::tls::Credentials;
+use crate::tls::files::RootInfo;
 
 pub use self::read::{Piece, Snapshot, snapshot};
 pub use self::status::{Problem, Reload, Status};
@@ -97,6 +101,14 @@ fn gather<R: Recipe>(recipe: &R, wanted: &mut Vec<PathBuf>) -> Result<Snapshot, 
     }
     let file = first.first().map_or_else(String::new, |path| path.display().to_string());
     Err(Wrong { file, reason: "names other files at every reading".to_owned() })
+}
+
+/// The trust anchors in a few words.
+fn roots(credentials: &Credentials) -> String {
+    let roots = credentials.roots().iter();
+    let words =
+        |root: &RootInfo| format!("'{}' ({})", root.subject, root.fingerprint.get(..12).unwrap_or(&root.fingerprint));
+    roots.map(words).collect::<Vec<_>>().join(", ")
 }
 
 /// How often files are read before what they name is what was read.

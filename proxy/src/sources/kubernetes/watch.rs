@@ -86,6 +86,8 @@ where
             intake.publish();
             if let Some(error) = broken {
                 failures += 1;
+                // A watch that stood only to fail has not shown that all is well.
+                let _ = line.stands().now_or_never();
                 failed(&line, &error);
                 tokio::time::sleep(settings.backoff.after(failures)).await;
                 if must_list(&error) {
@@ -180,7 +182,10 @@ fn status(error: &watcher::Error) -> Option<u16> {
 /// Whether something may have been missed that resuming would not bring back.
 fn must_list(error: &watcher::Error) -> bool {
     match error {
-        watcher::Error::WatchFailed(kube::Error::SerdeError(_)) => true,
+        // The stream broke: everything before its end has been read.
+        watcher::Error::WatchFailed(kube::Error::ReadEvents(_)) => false,
+        // A line that is no event. Where it is JSON, kube takes it for a status without words.
+        watcher::Error::WatchFailed(_) => true,
         watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
         _ => false,
     }

@@ -6,3 +6,6 @@
 
 pub mod control;
 pub mod destination;
+pub mod identity;
+pub mod policy;
+pub mod spiffe;

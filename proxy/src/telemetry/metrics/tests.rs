@@ -123,7 +123,7 @@ fn clusters_tell_clients_of_one_name_apart() {
 
 #[test]
 fn label_sets_end() {
-    let metrics = Metrics::new(Settings { max_services: 2, max_clients: 3, max_series: 4 });
+    let metrics = Metrics::new(Settings { max_services: 2, max_clients: 3, max_series: 4, linkerd: false });
     let worker = metrics.front();
     for n in 0..50 {
         for status in [200, 404, 503, 999] {

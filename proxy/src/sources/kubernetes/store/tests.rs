@@ -16,7 +16,7 @@ struct Cluster {
 impl Cluster {
     fn service(mut self, name: &str, mut spec: Value) -> Self {
         let selector = selector::parse("exported=true").expect("a selector");
-        let labels = spec.get_mut("labels").map(Value::take).unwrap_or(json!({}));
+        let labels = spec.get_mut("labels").map(Value::take).unwrap_or_else(|| json!({}));
         let object = json!({ "metadata": { "name": name, "labels": labels }, "spec": spec });
         let object = serde_json::from_value(object).expect("a Service");
         let service = Service::read(&object, &selector, &mut self.texts);

@@ -15,10 +15,12 @@
 //! | UNKNOWN (as today's controller says of a service that is not there) or another error, and nothing before | 503 / UNAVAILABLE, `route.lookup_failed` |
 //! | an error, after it was known | the endpoints that are known |
 
+mod branches;
 mod endpoints;
 mod follow;
 mod opaque;
 mod profile;
+mod streams;
 
 use std::net::IpAddr;
 use std::sync::Arc;

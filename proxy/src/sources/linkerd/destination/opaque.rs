@@ -26,7 +26,6 @@ pub(super) enum Opaque {
 
 /// Where a share of the connections goes.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "a few for each service, and short-lived")]
 pub(super) enum To {
     /// One endpoint.
     Endpoint(Endpoint),

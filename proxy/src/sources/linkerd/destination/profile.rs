@@ -30,7 +30,6 @@ pub(super) struct Shape {
 
 /// Where a service is.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "one for each service, and short-lived")]
 pub(super) enum Own {
     /// At this one endpoint: it was asked for by the name of a pod.
     Endpoint(Endpoint),
