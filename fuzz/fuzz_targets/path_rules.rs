@@ -49,9 +49,21 @@ const CLIENTS: [&str; 6] = [
     "spiffe://west.example/**",
     "**.west.example",
 ];
-const SERVICES: [&str; 6] = ["*", "web.ns", "*.ns:80", "**.svc.cluster.local", "web.prod.svc.cluster.local:8080", "pay.ns"];
+const SERVICES: [&str; 6] =
+    ["*", "web.ns", "*.ns:80", "**.svc.cluster.local", "web.prod.svc.cluster.local:8080", "pay.ns"];
 const PATHS: [&str; 12] = [
-    "/*", "=/", "=/v1", "/v1/*", "/v1/*/x", "=/v1/**/end", "/admin/*", "=/a b", "=/a;b=c", "/public/*", "=/*/x", "=/é",
+    "/*",
+    "=/",
+    "=/v1",
+    "/v1/*",
+    "/v1/*/x",
+    "=/v1/**/end",
+    "/admin/*",
+    "=/a b",
+    "=/a;b=c",
+    "/public/*",
+    "=/*/x",
+    "=/é",
 ];
 const IDENTITIES: [&str; 4] = [
     "web.shop.serviceaccount.identity.linkerd.cluster.local",

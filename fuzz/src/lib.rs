@@ -210,7 +210,8 @@ async fn answer(addr: SocketAddr, mut stream: DuplexStream, answers: Rc<Vec<Vec<
     loop {
         while let Some(len) = request(&seen) {
             seen.drain(..len);
-            let answer = answers.get(count).map_or(&b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"[..], Vec::as_slice);
+            let answer =
+                answers.get(count).map_or(&b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"[..], Vec::as_slice);
             count += 1;
             if answer.is_empty() {
                 return; // the connection ends here
@@ -218,9 +219,17 @@ async fn answer(addr: SocketAddr, mut stream: DuplexStream, answers: Rc<Vec<Vec<
             if stream.write_all(answer).await.is_err() {
                 return;
             }
+            if answer.starts_with(b"HTTP/1.1 101") {
+                // Whether or not it was asked for: what follows is no HTTP, and is echoed.
+                let (mut read, mut write) = tokio::io::split(stream);
+                let _ = write.write_all(&seen).await;
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                return;
+            }
         }
-        match stream.read(&mut bytes).await {
-            Ok(read @ 1..) => seen.extend_from_slice(&bytes[..read]),
+        // Hangs up after a minute of silence: a response that stalls is waited for as long as its backend is there.
+        match timeout(Duration::from_secs(60), stream.read(&mut bytes)).await {
+            Ok(Ok(read @ 1..)) => seen.extend_from_slice(&bytes[..read]),
             _ => return,
         }
     }
@@ -246,7 +255,11 @@ fn request(seen: &[u8]) -> Option<usize> {
     };
     assert_eq!(all("host"), [SERVICE.as_bytes()], "another service: {:?}", show(head));
     assert_eq!(all("l5d-client-id"), [CLIENT.as_bytes()], "another client: {:?}", show(head));
-    assert!(all("connection").is_empty() && all("upgrade").is_empty() && all("te").iter().all(|te| *te == b"trailers"));
+    // One who asks to leave HTTP says so in both fields, and nothing else is said of the hop.
+    let leaves = all("upgrade").len() == 1;
+    let connection: &[&[u8]] = if leaves { &[b"upgrade"] } else { &[] };
+    assert_eq!(all("connection"), connection, "{:?}", show(head));
+    assert!(all("te").iter().all(|te| *te == b"trailers"), "{:?}", show(head));
     let method = parsed.method.expect("a method");
     assert!(["GET", "POST", "PUT"].contains(&method), "the policy lets nobody {method}");
     public(parsed.path.expect("a path"));
@@ -299,7 +312,9 @@ pub fn public(path: &str) {
     let decoded = decode(path.as_bytes());
     let twice = decode(&decoded);
     for reading in [path.as_bytes(), &decoded, &twice] {
-        for slashed in [reading.to_vec(), reading.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect()] {
+        for slashed in
+            [reading.to_vec(), reading.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect()]
+        {
             for stripped in [slashed.clone(), without_parameters(&slashed)] {
                 for merged in [false, true] {
                     let normal = normal(&stripped, merged);
