@@ -67,8 +67,14 @@ pub enum BodyError {
 /// What h2's error means for us.
 pub(super) fn from_h2(error: h2::Error) -> Error {
     let meaning = http2_meaning(&error);
-    meaning(Arc::new(error))
+    meaning(Arc::new(Http2(error)))
 }
+
+/// h2's error, one step below what says so: a shared cause is passed over by who looks for h2's own type in the sources, as
+/// hyper does for the reason to reset a client's stream with.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP/2 connection or stream failed")]
+struct Http2(#[source] h2::Error);
 
 /// What hyper's error means for us.
 pub(super) fn from_hyper(error: hyper::Error) -> Error {

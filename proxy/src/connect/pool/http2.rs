@@ -78,7 +78,11 @@ where
     let (head, body) = request.into_parts();
     let ends = !connect && body.is_end_stream();
     let mut request = Request::from_parts(head, ());
-    if !ends && let Some(length) = body.size_hint().exact() {
+    // What follows CONNECT is no content, and has no length.
+    if !ends
+        && !connect
+        && let Some(length) = body.size_hint().exact()
+    {
         request.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
     }
     let failed = |error: h2::Error, slot: &Slot<B>| SendError {
