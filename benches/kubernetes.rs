@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group};
 use isthmus::addr::Target;
@@ -21,6 +21,7 @@ use isthmus::sources::kubernetes::{Kubernetes, Settings};
 use isthmus_tests::kubernetes::ApiServer;
 use isthmus_tests::kubernetes::objects::{http, service_in, slice_of};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 const SERVICES: usize = 10_000;
 const ENDPOINTS_EACH: usize = 5;

@@ -29,6 +29,8 @@ fn record() -> Record {
             grpc_status: None,
             user_agent: Some(http::HeaderValue::from_static("bench/1")),
             traceparent: None,
+            span: None,
+            route: None,
             retries: 0,
         })),
         outcome: Outcome::Served,

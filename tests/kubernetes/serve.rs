@@ -147,7 +147,7 @@ impl Connection {
     async fn watch(&self, stream: &mut Stream, query: &Query<'_>) -> Result<(), Over> {
         let mut at: u64 = query.value("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
         let seconds = query.value("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(290);
-        let ends = tokio::time::Instant::now() + Duration::from_secs(seconds);
+        let ends = Instant::now() + Duration::from_secs(seconds);
         let mut changed = self.changed.subscribe();
         let mut cuts = self.cuts.subscribe();
         stream
