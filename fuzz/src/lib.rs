@@ -112,6 +112,7 @@ fn shared(scene: &Scene) -> Shared {
         http: config.http(),
         identify: identify::Settings::default(),
         assertions: None,
+        trace: None,
         clusters: Arc::new(config.clusters()),
         credentials: Arc::new(Live::new(credentials)),
         policy: Arc::new(Live::new(policy)),

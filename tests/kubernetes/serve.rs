@@ -1,13 +1,14 @@
 //! One connection: HTTP/1.1 written by hand, so that it can be broken anywhere.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::{Asked, Cut, Mood, State, objects};

@@ -164,6 +164,8 @@ impl H2 {
             match frame.kind {
                 kind::SETTINGS if frame.flags & h2::ACK == 0 => {
                     sending.heed(&frame);
+                    head.heed(&frame);
+                    trailers.iter_mut().for_each(|trailers| trailers.heed(&frame));
                     h2::head(out, 0, kind::SETTINGS, h2::ACK, 0);
                 }
                 kind::PING if frame.flags & h2::ACK == 0 => {

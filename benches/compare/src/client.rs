@@ -196,12 +196,13 @@ impl Talker {
                 finished = state.receive(data, now, *trailers, &mut self.say, tally);
             }
             (State::H1 { since, partial, left }, _) => {
-                if h1(data, partial, left, tally) {
-                    if let Some(since) = since.take() {
-                        tally.complete(now.saturating_sub(since));
-                    }
-                    finished = 1;
+                if !h1(data, partial, left, tally) {
+                    return;
                 }
+                if let Some(since) = since.take() {
+                    tally.complete(now.saturating_sub(since));
+                }
+                finished = 1;
             }
             (State::Echo { since, left }, _) => {
                 *left = left.saturating_sub(data.len());
@@ -226,6 +227,7 @@ impl H2 {
         let Self { frames, sending, flying, received, .. } = self;
         frames.feed(data, |frame: Frame<'_>| {
             match frame.kind {
+                kind::DATA if trailers && frame.ends_stream() => tally.fail(|| "an answer without trailers".into()),
                 kind::DATA => {
                     *received += u32::try_from(frame.length).unwrap_or(0);
                     if *received > h2::REFILL {

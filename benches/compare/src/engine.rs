@@ -72,7 +72,7 @@ struct Conn {
 #[derive(Debug)]
 enum Side {
     Server(Server),
-    Client { session: Session, talker: Talker, call: usize, ready: bool, born: u64 },
+    Client { session: Box<Session>, talker: Talker, call: usize, ready: bool, born: u64 },
 }
 
 /// What connections of one kind do.
@@ -259,6 +259,54 @@ impl Engine {
         Ok(())
     }
 
+    /// Opens one connection for [`exactly`](Self::exactly).
+    pub(crate) fn meet(&mut self, call: &Call) -> Result<()> {
+        self.base = self.crews.len();
+        self.crews.push(Crew { call: call.clone(), streams: 0, again: false });
+        self.tally = Tally::default();
+        if matches!(*call.talk, Talk::Leave) {
+            return Ok(());
+        }
+        self.open(self.base)?;
+        self.until(|engine| !engine.ready.is_empty())
+    }
+
+    /// Has so many requests answered on it, `streams` at once, or so many handshakes made one after the other; returns how
+    /// many it were.
+    pub(crate) fn exactly(&mut self, streams: usize, count: u64) -> Result<u64> {
+        self.tally = Tally::default();
+        let Some(at) = self.ready.first().copied() else {
+            for done in 0..count {
+                self.open(self.base)?;
+                self.until(|engine| engine.tally.handshakes > done)?;
+            }
+            return Ok(count);
+        };
+        let now = self.now();
+        self.crews[self.base].again = true;
+        if let Some(Conn { side: Side::Client { talker, .. }, .. }) = self.conns[at].as_mut() {
+            (0..streams).for_each(|_| talker.launch(now));
+        }
+        self.flush(at);
+        self.until(|engine| engine.tally.completed + streams as u64 > count)?;
+        self.crews[self.base].again = false;
+        self.until(|engine| {
+            !matches!(&engine.conns[at], Some(Conn { side: Side::Client { talker, .. }, .. }) if talker.flying() > 0)
+        })?;
+        Ok(self.tally.completed)
+    }
+
+    fn until(&mut self, done: impl Fn(&Self) -> bool) -> Result<()> {
+        let limit = self.now() + 60_000_000_000;
+        while !done(self) {
+            self.turn(Some(Duration::from_millis(10)))?;
+            if self.tally.failed > 0 || self.now() > limit {
+                bail!("{}", self.tally.failure.as_deref().unwrap_or("no answer for 60 s"));
+            }
+        }
+        Ok(())
+    }
+
     /// Answers what comes, for so long.
     pub(crate) fn rest(&mut self, time: Duration) -> Result<()> {
         self.keep_on(time, &mut Pace::none())
@@ -284,7 +332,7 @@ impl Engine {
         let Call { target, config, name, talk, header } = self.crews[crew].call.clone();
         let tcp = TcpStream::connect(target).with_context(|| format!("connecting to {target}"))?;
         let mut out = Vec::new();
-        let session = Session::new(&config, &name, &mut out)?;
+        let session = Box::new(Session::new(&config, &name, &mut out)?);
         let talker = Talker::new(talk, &header);
         let born = self.now();
         self.opening += 1;

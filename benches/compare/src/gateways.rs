@@ -65,7 +65,8 @@ pub(crate) struct Shop {
     pub(crate) configs: PathBuf,
     pub(crate) work: PathBuf,
     pub(crate) programs: BTreeMap<Kind, PathBuf>,
-    pub(crate) core: usize,
+    /// What the program is started by: `taskset`, or a tool that counts its instructions.
+    pub(crate) starter: Vec<String>,
     pub(crate) services: Vec<Service>,
 }
 
@@ -105,6 +106,11 @@ fn free_port() -> Result<u16> {
 impl Shop {
     /// Starts one, and waits until it listens.
     pub(crate) fn start(&self, kind: Kind, more: More) -> Result<Gateway> {
+        // A port that was free may be somebody else's by now: then it is tried with others.
+        self.try_start(kind, more).or_else(|_| self.try_start(kind, more)).or_else(|_| self.try_start(kind, more))
+    }
+
+    fn try_start(&self, kind: Kind, more: More) -> Result<Gateway> {
         let program = self.programs.get(&kind).with_context(|| format!("{kind}: no program"))?;
         let http = free_port()?;
         let mut ports = BTreeMap::new();
@@ -124,8 +130,9 @@ impl Shop {
             fs::write(&path, self.fill(&template, &folder, http, &ports, more)?)?;
             Ok(path)
         };
-        let mut command = Command::new("taskset");
-        command.args(["-c", &self.core.to_string()]).arg(program).current_dir(&folder);
+        let (starter, flags) = self.starter.split_first().context("nothing to start it by")?;
+        let mut command = Command::new(starter);
+        command.args(flags).arg(program).current_dir(&folder);
         match kind {
             Kind::Isthmus => command.args(["run", "--config"]).arg(fill("isthmus.yaml")?),
             Kind::Haproxy => {
@@ -226,14 +233,14 @@ fn one(part: &str, service: &Service, port: u16) -> String {
 
 impl Gateway {
     fn wait(&mut self) -> Result<()> {
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + Duration::from_secs(60);
         let port = self.ports.values().next().copied().filter(|_| self.kind == Kind::Floor).unwrap_or(self.http);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             if let Some(status) = self.child.try_wait()? {
                 bail!("ended with {status}");
             }
             if Instant::now() > until {
-                bail!("does not listen after 30 s");
+                bail!("does not listen after 60 s");
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -71,12 +71,14 @@ pub(crate) fn window(out: &mut Vec<u8>, stream: u32, by: u32) {
     out.extend_from_slice(&by.to_be_bytes());
 }
 
-/// A header block in two forms: the first on a connection puts its fields into the peer's table, all later ones name them by
+/// A header block in its forms: the first on a connection puts its fields into the peer's table, all later ones name them by
 /// their number there, as real clients and servers do.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Block {
     pub(crate) first: Vec<u8>,
     pub(crate) later: Vec<u8>,
+    /// For a peer that keeps no table.
+    literal: Vec<u8>,
 }
 
 /// A block and whether its first form has been sent on this connection.
@@ -84,15 +86,24 @@ pub(crate) struct Block {
 pub(crate) struct Sent {
     block: Block,
     sent: bool,
+    literal: bool,
 }
 
 impl Sent {
     pub(crate) fn new(block: Block) -> Self {
-        Self { block, sent: false }
+        Self { block, sent: false, literal: false }
+    }
+
+    /// Heeds the size of the table that the peer allows.
+    pub(crate) fn heed(&mut self, settings: &Frame<'_>) {
+        self.literal |= settings.setting(1).is_some_and(|size| size < 4096);
     }
 
     /// The form that is due.
     pub(crate) fn next(&mut self) -> &[u8] {
+        if self.literal {
+            return &self.block.literal;
+        }
         if self.sent {
             return &self.block.later;
         }
@@ -129,16 +140,27 @@ impl Block {
                 Field::Static(entry) => {
                     block.first.push(0x80 | entry);
                     block.later.push(0x80 | entry);
+                    block.literal.push(0x80 | entry);
                     continue;
                 }
                 Field::Named(entry, value) => {
                     block.first.push(0x40 | entry);
                     text(&mut block.first, value);
+                    // Four bits hold numbers below 15; the rest goes into a second byte.
+                    if *entry < 15 {
+                        block.literal.push(*entry);
+                    } else {
+                        block.literal.extend_from_slice(&[15, entry - 15]);
+                    }
+                    text(&mut block.literal, value);
                 }
                 Field::New(name, value) => {
                     block.first.push(0x40);
                     text(&mut block.first, name);
                     text(&mut block.first, value);
+                    block.literal.push(0);
+                    text(&mut block.literal, name);
+                    text(&mut block.literal, value);
                 }
             }
             block.later.push(0x80 | number);

@@ -1,7 +1,8 @@
 //! The gateway beside its peers and beside the smallest gateway on the same libraries, in one run.
 //!
 //! The map: `rows` says what is asked, `gateways` starts who is asked, `engine` asks (with `client`, `backend`, `h2` and `tls` for
-//! what goes over the wire), `stats` counts, `measure` brings them together, `report` and `chart` tell. `floor` is a program of its own.
+//! what goes over the wire), `stats` counts, `measure` brings them together, `report` and `chart` tell;
+//! `budget` counts instructions instead of time. `floor` is a program of its own.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -10,6 +11,7 @@
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures")]
 
 mod backend;
+mod budget;
 mod chart;
 mod client;
 mod engine;
@@ -57,6 +59,12 @@ pub(crate) struct Flags {
     /// The share of the gateway's core that others may use before a window is measured again.
     #[arg(long, default_value_t = 0.04)]
     tolerance: f64,
+    /// Counts Isthmus' instructions instead, and holds them against this file.
+    #[arg(long)]
+    budget: Option<PathBuf>,
+    /// Writes the counts into that file.
+    #[arg(long, requires = "budget")]
+    budget_write: bool,
     /// Where results go: `results.json`, `table.md`, `chart.svg`. Rows that are there and not measured now are kept.
     #[arg(long)]
     out: PathBuf,
@@ -122,6 +130,9 @@ fn main() -> Result<()> {
         .collect();
     std::fs::create_dir_all(&flags.out)?;
     std::fs::create_dir_all(&flags.work)?;
+    if let Some(file) = &flags.budget {
+        return budget::hold(&flags, file);
+    }
     let results = measure::all(&flags, &chosen)?;
     report::write(&flags.out, results)
 }

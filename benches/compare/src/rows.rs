@@ -146,7 +146,8 @@ impl Row {
             Kind::Isthmus => self.drive != Drive::Handshakes { resumed: true },
             _ if alone => false,
             // It speaks HTTP/2 to servers for gRPC only.
-            Kind::Nginx => !matches!(self.name, "h2-h2" | "h1-h2" | "down-h2" | "up-h2"),
+            // Nor does it pass trailers on from HTTP/1.1.
+            Kind::Nginx => !matches!(self.name, "h2-h2" | "h1-h2" | "down-h2" | "up-h2" | "grpc-h1"),
             _ => true,
         }
     }

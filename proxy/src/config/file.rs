@@ -524,8 +524,9 @@ section! {
         srv: Vec<DnsSrv> = Vec::new(),
         /// DNS servers; those of `/etc/resolv.conf` where empty.
         servers: Vec<SocketAddr> = Vec::new(),
-        /// One query's time.
-        timeout: Time = secs(2),
+        /// One query's time. It is asked twice, and a request waits for `route.discovery_timeout`: of that a third at the most
+        /// is used, whatever stands here, so that a lost packet costs a request a moment and not its answer.
+        timeout: Time = secs(1),
         /// The shortest time an answer is kept, whatever its TTL says.
         min_ttl: Time = secs(5),
         /// The longest: a record with a TTL of a day must not hide that a service has moved.

@@ -462,7 +462,7 @@ impl Config {
             servers: file.servers.clone(),
             suffixes: self.file.route.suffixes.iter().map(|suffix| suffix.0.clone()).collect(),
             srv: file.srv.iter().map(|srv| (target(srv), srv.name.0.clone())).collect(),
-            timeout: file.timeout.0,
+            timeout: file.timeout.0.min(self.file.route.discovery_timeout.0 / 3),
             min_ttl: file.min_ttl.0,
             max_ttl: file.max_ttl.0,
             max_negative_ttl: file.negative_ttl.0,

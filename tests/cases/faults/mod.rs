@@ -2,4 +2,5 @@
 //! (`docs/reliability.md` has the table.)
 
 mod backends;
+mod last_words;
 mod panics;

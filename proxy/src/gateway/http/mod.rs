@@ -13,6 +13,7 @@ mod guarded;
 mod headers;
 pub mod identify;
 mod intake;
+mod linger;
 mod metered;
 mod orig_proto;
 mod plan;
@@ -37,6 +38,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
 use self::guarded::{Framing, Guarded};
+use self::linger::{lend, linger};
 use self::metered::{HeadClock, Metered};
 use self::retire::Retirement;
 use self::session::{HttpSession, Tick};
@@ -173,14 +175,20 @@ where
         // are there, be it half a request or the first bytes behind a CONNECT.
         .max_buf_size((settings.max_header_bytes as usize).max(MIN_HTTP1_BUFFER) + 4096);
     let session = start.session(Head::Http1(framing.clone()));
+    let (stream, returned) = lend(stream);
     let io = TokioIo::new(Guarded::new(stream, framing.clone()));
     let served = Rc::clone(&session);
-    let connection =
-        builder.serve_connection(io, service_fn(move |request| answer(Rc::clone(&served), request))).with_upgrades();
-    let mut connection = pin!(connection);
+    let service = service_fn(move |request| answer(Rc::clone(&served), request));
     let retirement = Retirement::new(IDLE_LINGER);
-    let how = watch(&session, connection.as_mut(), retirement, |connection| connection.graceful_shutdown()).await;
-    Ended { malformed: framing.malformed(), how }
+    let how = {
+        let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
+        watch(&session, connection.as_mut(), retirement, |connection| connection.graceful_shutdown()).await
+    };
+    let malformed = framing.malformed();
+    if malformed.is_some() || matches!(how, How::Closed) {
+        linger(returned).await;
+    }
+    Ended { malformed, how }
 }
 
 /// Serves an HTTP/2 session to its end. SETTINGS go out at once, before anything is discovered.
@@ -208,11 +216,16 @@ where
     let served = Rc::clone(&session);
     // Boxed: hyper and the runtime move a stream's future several times before its first poll, and each move is a copy.
     let service = service_fn(move |request| Box::pin(answer(Rc::clone(&served), request)));
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
+    let (stream, returned) = lend(stream);
     // GOAWAY in two steps loses nothing, whenever it is said.
     let retirement = Retirement::new(Duration::ZERO);
-    let how = watch(&session, connection.as_mut(), retirement, |connection| connection.graceful_shutdown()).await;
+    let how = {
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        watch(&session, connection.as_mut(), retirement, |connection| connection.graceful_shutdown()).await
+    };
+    if matches!(how, How::Closed) {
+        linger(returned).await;
+    }
     Ended { malformed: None, how }
 }
 

@@ -56,8 +56,6 @@ pub(super) struct OnWorker {
     pub(super) observer: Rc<dyn Observer>,
     /// How long a response may wait for its client; None: for ever.
     pub(super) stall_timeout: Option<Duration>,
-    /// Told of panics.
-    pub(super) observer: Rc<dyn Observer>,
 }
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {

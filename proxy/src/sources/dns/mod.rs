@@ -71,7 +71,8 @@ impl Default for Settings {
             servers: Vec::new(),
             suffixes: vec![Suffix::All],
             srv: Vec::new(),
-            timeout: Duration::from_secs(2),
+            // Twice this fits in what a request waits for discovery (3 s), so that a lost packet costs it a second and no more.
+            timeout: Duration::from_secs(1),
             attempts: 2,
             min_ttl: Duration::from_secs(5),
             max_ttl: Duration::from_secs(60),

@@ -20,6 +20,8 @@ struct Zone {
     additionals: Vec<(String, RData)>,
     codes: HashMap<(String, RecordType), ResponseCode>,
     silent: bool,
+    /// So many questions more are lost.
+    lost: usize,
     asked: usize,
 }
 
@@ -49,7 +51,8 @@ impl Server {
         let query = question.queries.first()?.clone();
         let mut zone = self.0.lock();
         zone.asked += 1;
-        if zone.silent {
+        if zone.silent || zone.lost > 0 {
+            zone.lost = zone.lost.saturating_sub(1);
             return None;
         }
         let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
@@ -241,6 +244,47 @@ async fn failures_change_nothing_that_is_known() {
     let failures = world.dns.report().failures;
     until(|| world.dns.report().failures > failures).await;
     assert_eq!(shown(&service), ["10.0.0.2:80*1", "[fd00::1]:80*1"]);
+}
+
+/// With the defaults: a lost packet, and the question asked again, fit in what a request waits.
+#[tokio::test]
+async fn a_lost_packet_is_made_up_for_within_the_wait_for_discovery() {
+    let (dns, patience) = (Settings::default(), crate::route::Settings::default().discovery_timeout);
+    let world = world(|settings| (settings.timeout, settings.attempts) = (dns.timeout, dns.attempts)).await;
+    world.server.set("web.svc.test", vec![a(1)]);
+    world.server.0.lock().lost = 2;
+    let begun = Instant::now();
+    let found = world.addrs("web.svc.test").await;
+    assert_eq!(found, Ok(vec!["10.0.0.1:80*1".to_owned()]), "after {:?} of {patience:?}", begun.elapsed());
+    // And the worst of it, nobody there at all, is known as soon: the next question is asked after a short rest.
+    world.server.0.lock().silent = true;
+    let begun = Instant::now();
+    let target = Target::parse("other.svc.test", 80).expect("a target");
+    let service = world.directory.find(&Admitted::for_tests(target)).expect("pending");
+    let failures = world.dns.report().failures;
+    until(|| world.dns.report().failures > failures).await;
+    assert!(begun.elapsed() < patience + Duration::from_millis(500), "{:?}", begun.elapsed());
+    drop(service);
+}
+
+#[tokio::test]
+async fn a_server_that_flaps_takes_nothing_away() {
+    let world = world(|_| {}).await;
+    world.server.set("web.svc.test", vec![a(1), a(2)]);
+    let service = world.find("web.svc.test").await.expect("found");
+    for turn in 0..8 {
+        let code = [Some(ResponseCode::ServFail), Some(ResponseCode::Refused), None, None][turn % 4];
+        for kind in [RecordType::A, RecordType::AAAA] {
+            world.server.fail("web.svc.test", kind, code);
+        }
+        world.server.0.lock().silent = turn % 4 == 2;
+        let asked = world.server.0.lock().asked;
+        until(|| {
+            assert_eq!(shown(&service), ["10.0.0.1:80*1", "10.0.0.2:80*1"], "in turn {turn}");
+            world.server.0.lock().asked > asked + 4
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
