@@ -31,7 +31,7 @@ pub(super) enum Source {
     Http1(Incoming),
     Http2(Received),
     /// The stream has left HTTP; none once somebody has taken it.
-    Tunnel(Option<Tunnel>),
+    Tunnel(Option<Box<Tunnel>>),
 }
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl<B: 'static> Streamed<B> {
     }
 
     /// The stream of an HTTP/2 response that agreed to CONNECT: it carries bytes from here on.
-    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+    pub fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
         match &mut self.source {
             Source::Tunnel(tunnel) => tunnel.take(),
             Source::Http1(_) | Source::Http2(_) => None,

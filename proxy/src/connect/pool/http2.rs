@@ -170,7 +170,7 @@ fn connected<B>(response: Response<RecvStream>, stream: h2::SendStream<Bytes>, s
     let upgraded = response.status() == StatusCode::OK;
     let (head, receive) = response.into_parts();
     let source = if upgraded {
-        Source::Tunnel(Some(Tunnel::new(receive, stream)))
+        Source::Tunnel(Some(Box::new(Tunnel::new(receive, stream))))
     } else {
         Source::Http2(Received::new(&head.headers, receive))
     };
