@@ -81,7 +81,7 @@ fn decisions(criterion: &mut Criterion) {
             let mut ask = |what: &str, client: &Client, path: &str| {
                 group.bench_with_input(BenchmarkId::new(what, size), path, |bench, path| {
                     let (method, host) = (&http::Method::GET, None);
-                    let facts = RequestFacts { method, path, headers: &headers, host, grpc: false };
+                    let facts = RequestFacts { method, path, query: None, headers: &headers, host, grpc: false };
                     bench.iter(|| black_box(policy.request(client, target.clone(), true, &facts).is_ok()));
                 });
             };
@@ -96,7 +96,14 @@ fn decisions(criterion: &mut Criterion) {
 fn limits(criterion: &mut Criterion) {
     let policy = policy(1000, per_service);
     let headers = http::HeaderMap::new();
-    let facts = RequestFacts { method: &http::Method::GET, path: "/v1/a", headers: &headers, host: None, grpc: false };
+    let facts = RequestFacts {
+        method: &http::Method::GET,
+        path: "/v1/a",
+        query: None,
+        headers: &headers,
+        host: None,
+        grpc: false,
+    };
     let (client, target) = (client("web", "shop"), target("s7", "prod"));
     let admission = policy.request(&client, target, true, &facts).expect("admitted");
     let now = tokio::time::Instant::now();

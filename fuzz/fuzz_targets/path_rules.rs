@@ -170,6 +170,7 @@ fn ask(policy: &Policy, question: &Question) -> std::result::Result<Admission, D
     let facts = RequestFacts {
         method: &request.method,
         path: &request.path,
+        query: None,
         headers: &request.headers,
         host: request.host.as_deref(),
         grpc: request.grpc,

@@ -28,8 +28,14 @@ fuzz_target!(|text: &str| {
             let asked = policy.connection(&client, target.clone(), true);
             assert_eq!(policy.explain(&client, &target, true, None).admitted, asked.is_ok());
             for path in ["/", "/v1/x", "/public/../admin"] {
-                let facts =
-                    RequestFacts { method: &Method::GET, path, headers: &headers, host: Some("pay.ns"), grpc: false };
+                let facts = RequestFacts {
+                    method: &Method::GET,
+                    path,
+                    query: None,
+                    headers: &headers,
+                    host: Some("pay.ns"),
+                    grpc: false,
+                };
                 let asked = policy.request(&client, target.clone(), true, &facts);
                 assert_eq!(policy.explain(&client, &target, true, Some(&facts)).admitted, asked.is_ok());
             }
