@@ -394,7 +394,7 @@ async fn while_the_api_server_is_away_what_it_said_last_serves_and_grows_old() {
     assert!(world.app().is_ready());
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(world.count("isthmus_sources_age_seconds", &labels).await >= age + 0.25, "it grows old");
-    assert!(web.seen().len() >= 1);
+    assert!(!web.seen().is_empty());
     let state = details(&world).await;
     assert!(state["details"]["watches"][0]["problem"]["since"].as_u64().unwrap() > 0, "{state}");
 

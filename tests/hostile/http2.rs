@@ -97,7 +97,8 @@ async fn pinged(frames: &mut Frames<Tls>) {
 /// What becomes of a stream: the code of its reset (or of the connection's end), or none when it was answered, with its head.
 async fn fate(frames: &mut Frames<Tls>, stream: u32) -> (Option<u32>, Vec<u8>) {
     loop {
-        let frame = frames.next().await.unwrap_or(Frame { kind: GOAWAY, flags: 0, stream: 0, payload: vec![0xff; 8] });
+        let frame =
+            frames.next().await.unwrap_or_else(|| Frame { kind: GOAWAY, flags: 0, stream: 0, payload: vec![0xff; 8] });
         match frame.kind {
             RST_STREAM if frame.stream == stream => return (Some(code(&frame)), Vec::new()),
             GOAWAY => return (Some(code(&frame)), Vec::new()),

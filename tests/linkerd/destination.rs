@@ -106,8 +106,8 @@ async fn a_service_is_found_when_it_is_asked_for_and_followed_from_then_on() {
         path: target("web", 80).to_string(),
         context_token: r#"{"ns":"mc","nodeName":"n1","pod":"gw"}"#.to_owned(),
     };
-    assert_eq!(plane.get_profile.asked(), [asked.clone()]);
-    assert_eq!(plane.get.asked(), [asked.clone()]);
+    assert_eq!(plane.get_profile.asked(), std::slice::from_ref(&asked));
+    assert_eq!(plane.get.asked(), std::slice::from_ref(&asked));
     let spec = TrafficSpec {
         source_workload: r#"{"ns":"mc","pod":"gw"}"#.to_owned(),
         target: Some(traffic_spec::Target::Authority(asked.path)),

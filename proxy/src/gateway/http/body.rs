@@ -38,7 +38,6 @@ pub(crate) struct Body {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is what nearly every response is")]
 enum Source {
     Ours(Full<Bytes>),
     Upstream(Streamed<RequestBody>),
