@@ -205,7 +205,7 @@ mod tests {
 
     /// How long it takes to read so many frames, in seconds.
     async fn takes(frame: &[u8], frames: usize, settings: &Settings, writes: usize) -> f64 {
-        let (near, mut far) = duplex(1 << 20);
+        let (near, mut far) = duplex(4 << 20);
         let addr = ([192, 0, 2, 1], 1).into();
         let peer = Arc::new(Peer { addr, identity: None, cluster: None, sni: None });
         let mut metered = Metered::new(near, settings, peer);
