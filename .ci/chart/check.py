@@ -97,7 +97,9 @@ class Rendered:
 
     @property
     def identity(self):
-        """The name that the certificate must hold, as the test pod asks for it."""
+        """The name that the certificate must hold, as the test pod asks for it, or as a control plane is asked for it."""
+        if "identity" in self.config:
+            return self.config["identity"]["name"]
         arguments = self.test["spec"]["containers"][1]["args"]
         return next(a.split("=", 1)[1] for a in arguments if a.startswith("--identity="))
 

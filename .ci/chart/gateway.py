@@ -62,6 +62,11 @@ class Mounts:
             sources = volume["projected"]["sources"] if "projected" in volume else [{"configMap": volume["configMap"]}]
             for source in sources:
                 (kind, reference), = source.items()
+                if kind == "serviceAccountToken":
+                    file = pathlib.Path(f"{root}{mount['mountPath']}/{reference['path']}")
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text("a token")
+                    continue
                 ours = rendered.get({"configMap": "ConfigMap", "secret": "Secret"}[kind], reference["name"])
                 items = reference.get("items") or [{"key": key, "path": key} for key in ours["data"]]
                 for item in items:
@@ -74,6 +79,7 @@ class Mounts:
                         content = foreign[path]
                     # What stands in a file of the pod is a path of the pod.
                     content = content.replace("/etc/isthmus/", f"{root}/etc/isthmus/")
+                    content = content.replace("/var/run/secrets/tokens/", f"{root}/var/run/secrets/tokens/")
                     file = pathlib.Path(f"{root}{mount['mountPath']}/{path}")
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_text(content)
@@ -97,11 +103,19 @@ def takes(rendered, pki, root):
     mounts = Mounts(rendered, pki, root)
     container = rendered.deployment["spec"]["template"]["spec"]["containers"][0]
     assert "command" not in container, "the image's entry point is the program"
-    said = isthmus(*mounts.arguments(container), "--check")
+    said = isthmus(*mounts.arguments(container), "--check", env=environment(container))
     assert f"the gateway would be {rendered.identity}" in said, said
     for container in rendered.test["spec"]["containers"]:
         if "command" not in container:
-            isthmus(*mounts.arguments(container))
+            isthmus(*mounts.arguments(container), env=environment(container))
+
+
+def environment(container):
+    """What the kubelet would put there."""
+    known = {"status.podIP": "10.42.0.7", "status.podIPs": "10.42.0.7,fd00::7", "metadata.name": "isthmus-0",
+             "metadata.namespace": "isthmus-system", "spec.nodeName": "node-1"}
+    asked = {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in container.get("env", []) if "valueFrom" in each}
+    return os.environ | {name: known[path] for name, path in asked.items()}
 
 
 def free_ports(count):

@@ -125,6 +125,32 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "isthmus.volumeMounts" -}}
 - {name: config, mountPath: /etc/isthmus/config, readOnly: true}
 - {name: identity, mountPath: /etc/isthmus/identity, readOnly: true}
+{{- if eq .Values.identity.source "linkerd" }}
+- {name: identity-token, mountPath: /var/run/secrets/tokens, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{/* What only the pod knows of itself. */}}
+{{- define "isthmus.env" -}}
+{{- if eq .Values.discovery.source "kubernetes" }}
+# By it the gateway finds itself among the endpoints, and so the zone it runs in.
+- {name: ISTHMUS_POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+{{- end }}
+{{- if include "isthmus.linkerd" . }}
+# What Linkerd's control plane wants to know of who asks, and the addresses that are no endpoints.
+- {name: ISTHMUS_POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+- {name: ISTHMUS_POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: ISTHMUS_POD_IPS, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}
+- {name: ISTHMUS_NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+{{- end }}
+{{- with .Values.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Whether a Linkerd control plane is asked for services or for the policy. */}}
+{{- define "isthmus.linkerd" -}}
+{{- if or (eq .Values.discovery.source "linkerd") (eq (dig "source" "" .Values.policy) "linkerd") -}}yes{{- end -}}
 {{- end -}}
 
 {{- define "isthmus.volumes" -}}
@@ -137,11 +163,13 @@ seccompProfile: {type: RuntimeDefault}
   projected:
     defaultMode: 288 # 0440
     sources:
+      {{- if ne $identity.source "linkerd" }}
       - secret:
           name: {{ include "isthmus.identitySecret" . }}
           items:
             - {key: {{ eq $identity.source "certManager" | ternary "tls.crt" $identity.secret.certificateKey }}, path: gateway.crt}
             - {key: {{ eq $identity.source "certManager" | ternary "tls.key" $identity.secret.privateKeyKey }}, path: gateway.key}
+      {{- end }}
       {{- if eq $bundle.source "secret" }}
       - secret:
           name: {{ default (include "isthmus.identitySecret" .) $bundle.name }}
@@ -159,6 +187,14 @@ seccompProfile: {type: RuntimeDefault}
             - {key: {{ . }}, path: crl/{{ . }}}
             {{- end }}
       {{- end }}
+{{- if eq $identity.source "linkerd" }}
+# What the identity controller is shown; the kubelet replaces it long before it ends, and it is read anew for each call.
+- name: identity-token
+  projected:
+    defaultMode: 288 # 0440
+    sources:
+      - serviceAccountToken: {audience: identity.l5d.io, expirationSeconds: 86400, path: linkerd-identity-token}
+{{- end }}
 {{- end -}}
 
 {{/* The gateway's configuration: what the chart decides, and the operator's own words on top. */}}
@@ -168,6 +204,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- range .Values.identity.crl.keys -}}{{- $crls = append $crls (printf "/etc/isthmus/identity/crl/%s" .) -}}{{- end -}}
 {{- end -}}
 {{- $tls := dict "chain_file" "/etc/isthmus/identity/gateway.crt" "key_file" "/etc/isthmus/identity/gateway.key" "bundle_file" "/etc/isthmus/identity/anchors.crt" -}}
+{{- $linkerd := .Values.identity.linkerdNamespace -}}
+{{- $mesh := printf "serviceaccount.identity.%s.%s" $linkerd .Values.identity.trustDomain -}}
+{{- if eq .Values.identity.source "linkerd" -}}{{- $tls = dict "bundle_file" "/etc/isthmus/identity/anchors.crt" -}}{{- end -}}
 {{- if $crls -}}{{- $_ := set $tls "crl_files" $crls -}}{{- end -}}
 {{- $accept := dict "listen" (printf "%s:4143" .Values.listenAddress) -}}
 {{- with .Values.service.proxyProtocol.networks -}}{{- $_ := set $accept "proxy_networks" . -}}{{- end -}}
@@ -183,6 +222,11 @@ seccompProfile: {type: RuntimeDefault}
     "connect" (dict "deny_loopback" true)
 -}}
 {{- if .Values.policy -}}{{- $_ := set $ours "authorise" .Values.policy -}}{{- end -}}
+{{- if eq .Values.identity.source "linkerd" -}}
+{{- $_ := set $ours "identity" (dict "source" "linkerd" "name" (include "isthmus.identity" .) "linkerd" (dict
+    "address" (printf "linkerd-identity-headless.%s.svc.%s:8080" $linkerd .Values.clusterDomain)
+    "server" (printf "linkerd-identity.%s.%s" $linkerd $mesh))) -}}
+{{- end -}}
 {{- $source := .Values.discovery.source -}}
 {{- $sources := dict "dns" (dict "enabled" false) -}}
 {{- if eq $source "kubernetes" -}}
@@ -192,6 +236,18 @@ seccompProfile: {type: RuntimeDefault}
 {{- else if eq $source "dns" -}}
 {{- /* DNS cannot say which services are exported; this says that all are, so that the rules of the policy alone decide. */ -}}
 {{- $_ := set $sources "dns" (dict "enabled" true "exported" true) -}}
+{{- end -}}
+{{- if include "isthmus.linkerd" . -}}
+{{- $plane := dict
+    "enabled" (eq $source "linkerd")
+    "destination" (printf "linkerd-dst-headless.%s.svc.%s:8086" $linkerd .Values.clusterDomain)
+    "destination_identity" (printf "linkerd-destination.%s.%s" $linkerd $mesh)
+    "policy" (printf "linkerd-policy.%s.svc.%s:8090" $linkerd .Values.clusterDomain)
+    "policy_identity" (printf "linkerd-destination.%s.%s" $linkerd $mesh)
+-}}
+{{- /* Its API cannot say what is exported either. */ -}}
+{{- if eq $source "linkerd" -}}{{- $_ := set $plane "exported" true -}}{{- end -}}
+{{- $_ := set $sources "linkerd" $plane -}}
 {{- end -}}
 {{- $_ := set $ours "sources" $sources -}}
 {{- toYaml (mergeOverwrite (deepCopy $ours) (deepCopy .Values.config)) -}}
@@ -209,7 +265,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- if and (eq $identity.trustBundle.source "inline") (not (contains "BEGIN CERTIFICATE" $identity.trustBundle.pem)) -}}
 {{- fail "identity.trustBundle.pem holds no certificate: give it with --set-file identity.trustBundle.pem=anchors.crt" -}}
 {{- end -}}
-{{- if and (not $identity.trustBundle.name) (or (eq $identity.trustBundle.source "configMap") (and (eq $identity.trustBundle.source "secret") (eq $identity.source "certManager"))) -}}
+{{- if and (not $identity.trustBundle.name) (or (eq $identity.trustBundle.source "configMap") (and (eq $identity.trustBundle.source "secret") (ne $identity.source "secret"))) -}}
 {{- fail "identity.trustBundle.name is missing: where the trust anchors of all clusters are. What cert-manager writes as ca.crt beside a certificate is its issuer's, not the anchors that other clusters use" -}}
 {{- end -}}
 {{- if and $identity.crl.configMap (not $identity.crl.keys) -}}

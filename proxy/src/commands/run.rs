@@ -13,6 +13,7 @@ use super::BAD_USAGE;
 use super::runtime::{Stop, control};
 use crate::app::{App, Sockets, credentials};
 use crate::config::Config;
+use crate::config::file::File;
 use crate::sources::files;
 use crate::telemetry::logs;
 
@@ -129,8 +130,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn configured(args: &Args) -> anyhow::Result<Config> {
-    let mut config = Config::load(&args.config)?;
-    let file = &mut config.file;
+    // Before the check: what the file leaves to the environment is not missing.
+    Ok(Config::load_with(&args.config, |file| replace(file, args))?)
+}
+
+fn replace(file: &mut File, args: &Args) {
     file.accept.listen = args.gateway_listen.unwrap_or(file.accept.listen);
     file.probe.listen = args.probe_listen.unwrap_or(file.probe.listen);
     file.admin.listen = args.admin_listen.unwrap_or(file.admin.listen);
@@ -153,5 +157,4 @@ fn configured(args: &Args) -> anyhow::Result<Config> {
     } else if let Some(ip) = args.pod_ip {
         linkerd.own_addresses.push(ip);
     }
-    Ok(config)
 }

@@ -92,22 +92,32 @@ impl ConfigError {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(path, |_| {})
+    }
+
+    /// Reads a file, lets what is said elsewhere (flags, the environment) replace what it says, and checks what came out.
+    pub fn load_with(path: &Path, replace: impl FnOnce(&mut File)) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
             file: path.to_owned(),
             place: None,
             message: format!("cannot be read: {error}"),
         })?;
-        Self::parse(path, &text)
+        Self::parse_with(path, &text, replace)
     }
 
     /// Reads and checks a text that stands in `path`.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::parse_with(path, text, |_| {})
+    }
+
+    fn parse_with(path: &Path, text: &str, replace: impl FnOnce(&mut File)) -> Result<Self, ConfigError> {
         let text_or_empty = if text.trim().is_empty() { "{}" } else { text };
-        let file: File = misread::read(text_or_empty).map_err(|misread| ConfigError {
+        let mut file: File = misread::read(text_or_empty).map_err(|misread| ConfigError {
             file: path.to_owned(),
             place: misread.place.map(|place| (place.line, place.column)),
             message: misread.to_string(),
         })?;
+        replace(&mut file);
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let config = Self { file, folder, source: path.to_owned(), text: text.into() };
         config.check().map_err(|(key, message)| ConfigError {
