@@ -12,7 +12,7 @@ use isthmus::config::Config;
 use isthmus::identity::Identity;
 
 /// The pages, from the top of the repository.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "README.md",
     "CHANGELOG.md",
     "SECURITY.md",
@@ -20,6 +20,7 @@ const PAGES: [&str; 11] = [
     "docs/configuration.md",
     "docs/linkerd.md",
     "docs/metrics.md",
+    "docs/operate.md",
     "docs/policy.md",
     "docs/refusals.md",
     "docs/reliability.md",
