@@ -262,9 +262,10 @@ impl Policy {
         Outcome { result, audited }
     }
 
-    /// The routes that a request or connection may take.
+    /// The routes that a request or connection may take. CONNECT becomes bytes, in which anything can be asked for: what
+    /// tells requests apart says nothing of it.
     pub(super) fn taken(&self, routes: &Routes, asked: &Asked<'_>, target: &Target) -> Vec<u32> {
-        match asked.facts {
+        match asked.facts.filter(|facts| facts.method != http::Method::CONNECT) {
             None if routes.opaque => vec![OPAQUE],
             None => Vec::new(),
             Some(facts) => routes.find(asked, facts, target),

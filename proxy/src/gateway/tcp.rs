@@ -26,6 +26,7 @@ use crate::authorise::Permit;
 use crate::balance::{Failure, Guard};
 use crate::connect::Dial;
 use crate::drain::Phase;
+use crate::endpoint::Endpoint;
 use crate::fault::Fault;
 use crate::record::{Outcome, Protocol, Record, Stage};
 use crate::relay;
@@ -56,7 +57,7 @@ where
     let reached = async {
         let routed = gateway.route_connection(admission.target).await?;
         passed(record, Stage::Route);
-        open(gateway, &routed).await
+        open(gateway, &routed, |_| Ok(())).await
     };
     let (stream, (upstream, guard, endpoint)) = ahead::watched(stream, gateway.drain.clone(), reached).await?;
     record.endpoint = Some(endpoint);
@@ -70,10 +71,15 @@ where
 }
 
 /// Balance and connect, at another endpoint while connecting fails.
-pub(super) async fn open(gateway: &Rc<Gateway>, routed: &Routed) -> Result<(Upstream, Guard, SocketAddr), Refused> {
+pub(super) async fn open(
+    gateway: &Rc<Gateway>,
+    routed: &Routed,
+    fits: impl Fn(&Endpoint) -> Result<(), Refused>,
+) -> Result<(Upstream, Guard, SocketAddr), Refused> {
     let mut avoid = Vec::new();
     loop {
         let pick = routed.pick(&avoid).await?;
+        fits(&pick.endpoint)?;
         match gateway.dialer.dial(&pick.endpoint, Protocol::Opaque).await {
             Ok(stream) => {
                 pick.guard.connected();

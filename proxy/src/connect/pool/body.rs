@@ -4,12 +4,14 @@
 //! Dropped before, the connection is closed or the stream reset: the endpoint need not send what nobody reads.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 
 use super::error::BodyError;
 use super::http1::Lease;
@@ -36,8 +38,16 @@ pub(super) enum Source {
 
 #[derive(Debug)]
 pub(super) enum Hold<B> {
-    Http1 { lease: Lease<B>, upgraded: bool },
-    Http2 { _slot: Slot<B>, upgraded: bool },
+    Http1 {
+        lease: Lease<B>,
+        upgraded: bool,
+    },
+    /// `_rest` is dropped with the response, for the part of the request's body that is still under way then.
+    Http2 {
+        _slot: Rc<Slot<B>>,
+        _rest: Option<oneshot::Sender<()>>,
+        upgraded: bool,
+    },
 }
 
 impl<B: 'static> Streamed<B> {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::client::conn::http1::SendRequest;
+use tokio::sync::oneshot;
 
 use super::super::Error;
 use super::body::{Hold, Source, Streamed};
@@ -34,6 +35,8 @@ pub(super) struct Http1<B> {
 #[derive(Debug)]
 pub(super) struct Conn<B> {
     sender: SendRequest<B>,
+    /// Ends the connection in the middle of whatever it does.
+    cut: oneshot::Sender<()>,
     /// Ticks: when it was made, and when it was last given back.
     pub(super) born: u32,
     pub(super) returned: u32,
@@ -142,14 +145,18 @@ where
     drop(dialing);
     match opened {
         Ok(opened) => {
+            let (cut, is_cut) = oneshot::channel();
             tokio::task::spawn_local(async move {
-                opened.driver.await;
+                tokio::select! {
+                    () = opened.driver => {}
+                    Ok(()) = is_cut => {}
+                }
                 let peer = Rc::clone(&open.0);
                 drop(open);
                 dial_for_waiters(&peer);
             });
             let tick = peer.core.tick.get();
-            deliver(&peer, Conn { sender: opened.sender, born: tick, returned: tick, used: false });
+            deliver(&peer, Conn { sender: opened.sender, cut, born: tick, returned: tick, used: false });
         }
         Err(error) => {
             drop(open);
@@ -186,8 +193,11 @@ impl<B: 'static> Lease<B> {
         // The request is still being sent although the answer is complete, or hyper has not looked yet.
         let patience = peer.core.settings.http1_idle_timeout;
         tokio::task::spawn_local(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(patience, conn.sender.ready()).await {
-                deliver(&peer, conn);
+            match tokio::time::timeout(patience, conn.sender.ready()).await {
+                Ok(Ok(())) => deliver(&peer, conn),
+                // A client that stops in the middle of an upload must not hold the connection for as long as it likes.
+                // (Nobody to hear it: it has ended by itself.)
+                Ok(Err(_)) | Err(_) => drop(conn.cut.send(())),
             }
         });
     }

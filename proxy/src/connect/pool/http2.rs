@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -20,6 +21,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
+use tokio::sync::oneshot;
 
 use super::super::Error;
 use super::body::{Hold, Source, Streamed};
@@ -99,20 +101,47 @@ where
     }
     let mut exchange = Exchange { upload: (!ends).then(|| Upload::new(body, stream)), response };
     let answered = poll_fn(|cx| exchange.poll(cx)).await;
-    if let Some(upload) = exchange.upload {
-        // The endpoint answers before it has everything: the rest goes on beside the response.
-        tokio::task::spawn_local(upload);
-    }
     match answered {
         Ok(response) => {
+            let slot = Rc::new(slot);
+            // The endpoint answers before it has everything: the rest goes on beside the response.
+            let rest = exchange.upload.map(|upload| {
+                let (answering, answered) = oneshot::channel();
+                tokio::task::spawn_local(finish(upload, answered, Rc::clone(&slot)));
+                answering
+            });
             let (head, stream) = response.into_parts();
             let source = Source::Http2(Received::new(&head.headers, stream));
-            Ok(Response::from_parts(head, Streamed::new(source, Hold::Http2 { _slot: slot, upgraded: false })))
+            let hold = Hold::Http2 { _slot: slot, _rest: rest, upgraded: false };
+            Ok(Response::from_parts(head, Streamed::new(source, hold)))
         }
         Err(Failed::Body(error)) => Err(SendError { error: Error::RequestBody(Arc::from(error)), request: None }),
         Err(Failed::Stream(error)) => Err(failed(error, &slot)),
     }
 }
+
+/// Sends the rest of a body beside its response, and for a moment after it; the room for the stream is taken up until then.
+/// Dropped before its end, it resets the stream: what nobody waits for any more must not hold it, or a client that stops in
+/// the middle of an upload would.
+async fn finish<B>(upload: Upload<B>, answered: oneshot::Receiver<()>, _slot: Rc<Slot<B>>)
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let over = async {
+        // It is never sent, only dropped, with the response.
+        let _ = answered.await;
+        tokio::time::sleep(AFTER_THE_RESPONSE).await;
+    };
+    tokio::select! {
+        _ = upload => {}
+        () = over => {}
+    }
+}
+
+/// How long a request's body may go on after its response has ended. A server that wants the rest answers when it has it (RFC
+/// 9113 §8.1); this is for what is on its way already.
+const AFTER_THE_RESPONSE: Duration = Duration::from_secs(3);
 
 /// Room for a stream, and the handle to begin it with.
 async fn place<B>(peer: &Rc<Peer<B>>) -> Result<(Slot<B>, SendRequest<Bytes>), Error>
@@ -174,7 +203,7 @@ fn connected<B>(response: Response<RecvStream>, stream: h2::SendStream<Bytes>, s
     } else {
         Source::Http2(Received::new(&head.headers, receive))
     };
-    Response::from_parts(head, Streamed::new(source, Hold::Http2 { _slot: slot, upgraded }))
+    Response::from_parts(head, Streamed::new(source, Hold::Http2 { _slot: Rc::new(slot), _rest: None, upgraded }))
 }
 
 /// Room on an open connection.

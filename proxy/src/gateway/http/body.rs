@@ -5,7 +5,6 @@
 //! Backpressure is the absence of polling: neither side is read before the other has taken what came.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -195,7 +194,26 @@ pub(crate) enum RequestBroken {
 
 /// A client's body on its way to an endpoint.
 #[derive(Clone, Debug)]
-pub(crate) struct RequestBody(Option<Rc<Shared>>);
+pub(crate) struct RequestBody {
+    /// None where there is nothing to send.
+    shared: Option<Rc<Shared>>,
+    /// Present where all of it has been read before and is sent again. Each attempt has its own: one before it may live on,
+    /// and must not take what this one is to send.
+    replay: Option<Replay>,
+}
+
+/// A body that was kept, on its way again.
+#[derive(Clone, Debug)]
+struct Replay {
+    frames: std::vec::IntoIter<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Replay {
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        self.frames.next().map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers))
+    }
+}
 
 /// What has been read of a body, kept so that it can be sent again.
 #[derive(Debug, Default)]
@@ -209,8 +227,6 @@ struct Kept {
     lost: bool,
     /// The body has been read to its end.
     ended: bool,
-    /// What comes first, when it is sent again.
-    again: VecDeque<Frame<Bytes>>,
 }
 
 impl Kept {
@@ -257,9 +273,9 @@ impl RequestBody {
         Wary { pacer, assertion, least }: Wary,
     ) -> Self {
         if incoming.is_end_stream() {
-            return Self(None);
+            return Self::empty();
         }
-        Self(Some(Rc::new(Shared {
+        let shared = Rc::new(Shared {
             incoming: RefCell::new(incoming),
             touched: Cell::new(false),
             intake,
@@ -268,12 +284,13 @@ impl RequestBody {
             pacer: RefCell::new(pacer),
             assertion,
             kept: RefCell::default(),
-        })))
+        });
+        Self { shared: Some(shared), replay: None }
     }
 
     /// Keeps up to `limit` bytes of what is read, so that the body can be sent [again](Self::again).
     pub(super) fn keep(&self, limit: usize) {
-        if let Some(shared) = &self.0 {
+        if let Some(shared) = &self.shared {
             shared.kept.borrow_mut().limit = limit;
         }
     }
@@ -281,33 +298,42 @@ impl RequestBody {
     /// The same body once more from its beginning, where none of it was read or all of it was kept. The former attempt
     /// must be over: both read from the same client.
     pub(super) fn again(&self) -> Option<Self> {
-        let Some(shared) = &self.0 else { return Some(Self(None)) };
-        let mut kept = shared.kept.borrow_mut();
+        let Some(shared) = &self.shared else { return Some(Self::empty()) };
+        let kept = shared.kept.borrow();
         if shared.touched.get() {
             // An answer before the request's end, or a body too large to keep: it cannot be sent twice.
             if shared.intake.failure.get().is_some() || kept.lost || kept.limit == 0 || !kept.ended {
                 return None;
             }
-            let mut again: VecDeque<_> = kept.frames.iter().cloned().map(Frame::data).collect();
-            again.extend(kept.trailers.clone().map(Frame::trailers));
-            kept.again = again;
+            let replay = Replay { frames: kept.frames.clone().into_iter(), trailers: kept.trailers.clone() };
+            drop(kept);
+            return Some(Self { shared: Some(Rc::clone(shared)), replay: Some(replay) });
         }
         drop(kept);
-        Some(Self(Some(Rc::clone(shared))))
+        Some(Self { shared: Some(Rc::clone(shared)), replay: None })
     }
 
     pub(crate) const fn empty() -> Self {
-        Self(None)
+        Self { shared: None, replay: None }
+    }
+
+    /// Nothing will be sent again: what was kept is let go of, however long the rest takes.
+    pub(super) fn forget(&self) {
+        if let Some(shared) = &self.shared {
+            let mut kept = shared.kept.borrow_mut();
+            kept.lost = true;
+            kept.frames = Vec::new();
+        }
     }
 
     /// Whether all of the body is still to be read, so that another attempt can send it.
     pub(crate) fn untouched(&self) -> bool {
-        self.0.as_ref().is_none_or(|shared| !shared.touched.get())
+        self.shared.as_ref().is_none_or(|shared| !shared.touched.get())
     }
 
     /// How reading the body from the client failed, if it did: then a failed request is the client's doing.
     pub(super) fn failure(&self) -> Option<Failed> {
-        self.0.as_ref().and_then(|shared| shared.intake.failure.get())
+        self.shared.as_ref().and_then(|shared| shared.intake.failure.get())
     }
 }
 
@@ -316,16 +342,20 @@ impl http_body::Body for RequestBody {
     type Error = RequestBroken;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBroken>>> {
-        let Some(shared) = &self.0 else { return Poll::Ready(None) };
+        let Self { shared, replay } = self.get_mut();
+        let Some(shared) = shared else { return Poll::Ready(None) };
         if let Some(gate) = &shared.gate
             && gate.poll_open(cx).is_pending()
         {
             return Poll::Pending;
         }
+        if let Some(replay) = replay {
+            return Poll::Ready(replay.next().map(Ok));
+        }
         {
-            let mut kept = shared.kept.borrow_mut();
+            let kept = shared.kept.borrow();
             if kept.ended && kept.limit > 0 {
-                return Poll::Ready(kept.again.pop_front().map(Ok));
+                return Poll::Ready(None);
             }
         }
         ready!(shared.pacer.borrow_mut().poll_ready(cx));
@@ -371,18 +401,23 @@ impl http_body::Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|shared| match shared.kept.try_borrow() {
-            Ok(kept) if kept.ended && kept.limit > 0 => kept.again.is_empty(),
+        if let Some(replay) = &self.replay {
+            return replay.frames.as_slice().is_empty() && replay.trailers.is_none();
+        }
+        self.shared.as_ref().is_none_or(|shared| match shared.kept.try_borrow() {
+            Ok(kept) if kept.ended && kept.limit > 0 => true,
             _ => shared.incoming.borrow().is_end_stream(),
         })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Some(shared) = &self.0 else { return SizeHint::with_exact(0) };
+        let Some(shared) = &self.shared else { return SizeHint::with_exact(0) };
+        if let Some(replay) = &self.replay {
+            return SizeHint::with_exact(replay.frames.as_slice().iter().map(|data| data.len() as u64).sum());
+        }
         let kept = shared.kept.borrow();
         if kept.ended && kept.limit > 0 {
-            let data = kept.again.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
-            return SizeHint::with_exact(data);
+            return SizeHint::with_exact(0);
         }
         shared.incoming.borrow().size_hint()
     }

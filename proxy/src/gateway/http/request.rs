@@ -237,6 +237,7 @@ async fn deliver(
                     (Verdict::Skipped(reason), _) => gateway.observer.event(Event::RetrySkipped { reason }),
                     (Verdict::Again(_) | Verdict::Done, _) => {}
                 }
+                body.forget();
                 let carried_on = towards.carries;
                 return Ok((response, pick.guard, carried_on));
             }

@@ -5,7 +5,7 @@
 //! opaque endpoint, and an endpoint that is not who the client requires. (Linkerd wire document §3.2, §4.5, §5.4, §11.3;
 //! RFC 9110 §7.6, RFC 9112 §3.2.)
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Response, Uri};
 use http_body::Body as _;
@@ -91,6 +91,10 @@ impl<'a> Towards<'a> {
         *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a valid URI");
         let fields = request.headers_mut();
         fields.remove(HOST);
+        // What an attempt at an endpoint of HTTP/1 put on, before this one.
+        fields.remove(TRANSFER_ENCODING);
+        fields.remove(EXPECT);
+        headers::one_length(fields);
         if self.carries {
             if self.authority.is_none() {
                 fields.insert(HOST, headers::host_of(&ask.target));

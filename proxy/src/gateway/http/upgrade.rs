@@ -64,7 +64,7 @@ pub(super) async fn proceed(
         Some(Leaves::Connect) if session.framing().is_some() && matches!(session.naming, Naming::Header(_)) => {
             (To::Connect, false)
         }
-        None | Some(Leaves::Connect) => return connect(session, routed, client, held, exchange).await,
+        None | Some(Leaves::Connect) => return connect(session, &ask, routed, client, held, exchange).await,
         Some(Leaves::Upgrade(protocol)) => (To::Protocol(protocol), false),
         Some(Leaves::Extended(protocol)) => (To::Protocol(protocol), true),
     };
@@ -74,13 +74,14 @@ pub(super) async fn proceed(
 /// CONNECT: the authority names a TCP target; the endpoint gets the bytes.
 async fn connect(
     session: &Rc<HttpSession>,
+    ask: &Ask,
     routed: Routed,
     client: OnUpgrade,
     held: Held,
     exchange: &mut Box<Exchange>,
 ) -> Result<Response<Body>, Refused> {
     let gateway = &session.gateway;
-    let (stream, guard, endpoint) = tcp::open(gateway, &routed).await?;
+    let (stream, guard, endpoint) = tcp::open(gateway, &routed, |endpoint| ask.requires(endpoint)).await?;
     exchange.passed(Stage::Connect);
     exchange.record.endpoint = Some(endpoint);
     join(session, held, client, (stream, endpoint), guard);

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::identity::{Holder, Ledger, Unfit};
 use crate::backoff::Backoff;
 use crate::identity::Identity;
-use crate::live::Live;
+use crate::live::{Changes, Live};
 use crate::sources::files::{Piece, Recipe, Wrong};
 use crate::tls::{Credentials, CredentialsError, File, credentials, pem};
 
@@ -119,26 +119,36 @@ impl Follower {
     /// Never ends; dropping the future stops it.
     pub async fn run(mut self) {
         let mut failures = 0;
+        let mut changes = self.beside.changes();
         loop {
             let taken_before = self.holder.ledger.read().taken;
-            let Err(failure) = self.follow().await;
+            let Err(failure) = self.follow(&mut changes).await;
             if self.holder.ledger.read().taken > taken_before {
                 failures = 0;
             }
             failures += 1;
             self.failed(&failure);
-            tokio::time::sleep(self.settings.backoff.after(failures)).await;
+            let wait = tokio::time::sleep(self.settings.backoff.after(failures));
+            tokio::pin!(wait);
+            // New anchors and revocation lists count while the API is away, too.
+            loop {
+                tokio::select! {
+                    () = &mut wait => break,
+                    () = changes.next() => if let Err(failure) = self.take() {
+                        self.failed(&failure);
+                    },
+                }
+            }
         }
     }
 
-    async fn follow(&mut self) -> Result<std::convert::Infallible, Failure> {
+    async fn follow(&mut self, changes: &mut Changes) -> Result<std::convert::Infallible, Failure> {
         let socket = self.settings.socket.clone();
         let broken = |problem: String| Failure::Api { socket: socket.clone(), problem };
         let open = async { WorkloadApiClient::connect_to(&socket).await?.stream_x509_contexts().await };
         let silent = || broken(format!("no answer within {:?}", self.settings.timeout));
         let opened = timeout(self.settings.timeout, open).await.map_err(|_| silent())?;
         let mut stream = pin!(opened.map_err(|error| broken(error.to_string()))?);
-        let mut changes = self.beside.changes();
         loop {
             tokio::select! {
                 context = stream.next() => match context {

@@ -202,6 +202,18 @@ fn doubt_opens_nothing() {
     }
 }
 
+/// CONNECT becomes bytes, in which any request can be made: no route that tells requests apart may let it through.
+#[test]
+fn connect_takes_no_route_of_requests() {
+    let delete = http_types::http_method::Type::Registered(http_types::http_method::Registered::Delete.into());
+    let method = HttpRouteMatch { method: Some(http_types::HttpMethod { r#type: Some(delete) }), ..Default::default() };
+    let routes = vec![route("admins", vec![method]), route("everybody", vec![HttpRouteMatch::default()])];
+    let server = http(routes);
+    assert_eq!(answer(&server, &GET), "s/everybody/all", "a request takes it");
+    let connect = Ask { method: "CONNECT", path: "", host: Some("api.ns.svc"), ..GET };
+    assert_eq!(answer(&server, &connect), "authorise.no_route");
+}
+
 #[test]
 fn grpc_routes_are_for_calls() {
     let call = |service: &str, method: &str| GrpcRouteMatch {
