@@ -278,5 +278,8 @@ async fn one_that_dies_and_comes_back_again_and_again() {
         alive.stop();
         load.more(100).await;
     }
-    load.stop().await.only(&["200"]);
+    let saw = load.stop().await;
+    // A request that it had taken when it died may have been processed: that one is not sent again.
+    saw.only(&["200", "502"]);
+    assert!(saw.of("502") * 50 <= saw.all(), "{saw:?}");
 }
