@@ -1,6 +1,6 @@
 //! Where connections come from, before anybody has said who they are: a share of the places for each source network.
 //!
-//! **In** a client's address, after the PROXY header where there is one. **Out** a [`Place`] that counts while it is held.
+//! **In** a client's address, after the PROXY header where there is one. **Out** a `Place` that counts while it is held.
 //! **Refuses** a network beyond its share: of connections in all, where the operator set one, and of connections whose
 //! peer is not identified yet. One address is no unit to count by: whoever has one IPv6 address has a whole prefix.
 //! Entered, identified and left once per connection, so one lock for all workers costs nothing.
